@@ -1,0 +1,136 @@
+"""NumPy or CuPy: the one room that knows the difference.
+
+An op never asks which library it runs on: `namespace` looks at the arrays it was given and hands the op the
+module they belong to. `set_backend` says where *new* arrays are born. CuPy is imported when it is first asked
+for, so that `import minitransformer` works on a machine without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray: the two have no common type to name
+BACKENDS = ("numpy", "cupy")
+
+_cupy: ModuleType | None = None
+_current = "numpy"
+
+
+def _load_cupy() -> ModuleType:
+    """Import CuPy once and make sure that a GPU answers. Raises RuntimeError that says what to install."""
+    global _cupy
+    if _cupy is None:
+        try:
+            import cupy
+        except ImportError as error:
+            raise RuntimeError(
+                "backend 'cupy' needs CuPy; it is not installed here; "
+                "write pip install 'minitransformer[gpu12]' (CUDA 12) or '[gpu13]' (CUDA 13), or --backend numpy"
+            ) from error
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise RuntimeError(
+                f"backend 'cupy' needs a CUDA GPU; CuPy {cupy.__version__} is installed but answers "
+                f"'{error}'; write --backend numpy on this machine"
+            ) from error
+        if count == 0:
+            raise RuntimeError("backend 'cupy' needs a CUDA GPU; CuPy sees none; write --backend numpy")
+        _cupy = cupy
+    return _cupy
+
+
+def get_backend() -> str:
+    """Return the name of the backend on which new arrays are born: "numpy" or "cupy"."""
+    return _current
+
+
+def set_backend(name: str) -> None:
+    """Say where new tensors, parameters and batches are born: "numpy" or "cupy".
+
+    Raises ValueError for another name, RuntimeError where CuPy or a GPU is missing.
+    """
+    global _current
+    if name not in BACKENDS:
+        raise ValueError(f"a backend is one of {', '.join(BACKENDS)}; got {name!r}; write set_backend('numpy')")
+    if name == "cupy":
+        _load_cupy()
+    _current = name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Switch the backend inside a `with` block, and back after it."""
+    before = _current
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+def xp() -> ModuleType:
+    """Return the module of the current backend, for code that makes new arrays."""
+    return np if _current == "numpy" else _load_cupy()
+
+
+def backend_of(array: Array) -> str:
+    """Return the name of the backend an array lives on."""
+    return "cupy" if _cupy is not None and isinstance(array, _cupy.ndarray) else "numpy"
+
+
+def namespace(arrays: tuple[Any, ...]) -> ModuleType:
+    """Return the module that the arrays belong to; Python numbers and None go with either.
+
+    Raises TypeError when NumPy and CuPy arrays meet: moving between them is a copy over the bus, and so is
+    never done behind your back.
+    """
+    if _cupy is None:
+        return np
+    on_gpu = [isinstance(a, _cupy.ndarray) for a in arrays if hasattr(a, "dtype") and hasattr(a, "shape") and a.ndim]
+    if any(on_gpu):
+        if not all(on_gpu):
+            raise TypeError("an op takes arrays of one backend; got numpy and cupy together; write x.to('cupy')")
+        return _cupy
+    return _cupy if any(isinstance(a, _cupy.ndarray) for a in arrays) else np
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Return the array in host memory (a copy only if it lives on a GPU)."""
+    return array.get() if backend_of(array) == "cupy" else np.asarray(array)
+
+
+def to_backend(array: Array, name: str) -> Array:
+    """Move an array to the backend of that name; the same object comes back when it is already there."""
+    if backend_of(array) == name:
+        return array
+    return to_numpy(array) if name == "numpy" else _load_cupy().asarray(array)
+
+
+class _RandomState:
+    """The one generator of the library. It draws on the host, so a seed means the same numbers on every backend."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+
+_random = _RandomState()
+
+
+def manual_seed(seed: int | tuple[int, ...]) -> None:
+    """Restart the library's random numbers (initial weights, dropout, sampling) from a seed.
+
+    A tuple such as (seed, step) names a stream of its own: training uses one per step, so that a run resumed at
+    step n draws what the run never stopped would have drawn, without any generator state to save.
+    """
+    _random.generator = np.random.default_rng(seed)
+
+
+def generator() -> np.random.Generator:
+    """Return the library's random generator (NumPy's PCG64, on the host)."""
+    return _random.generator

@@ -1,0 +1,16 @@
+"""What owns parameters, from one linear layer up to the stacks of a Transformer."""
+
+from . import init
+from .activation import GELU, Dropout, ReLU, SiLU
+from .attention import MultiHeadAttention
+from .block import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward
+from .linear import Embedding, Linear
+from .module import Module, ModuleList, Parameter, Sequential
+from .norm import LayerNorm, RMSNorm
+from .position import LearnedPositions, NoPositions, SinusoidalPositions
+
+__all__ = [
+    "GELU", "Decoder", "DecoderLayer", "Dropout", "Embedding", "Encoder", "EncoderLayer", "FeedForward", "LayerNorm",
+    "LearnedPositions", "Linear", "Module", "ModuleList", "MultiHeadAttention", "NoPositions", "Parameter", "RMSNorm",
+    "ReLU", "Sequential", "SiLU", "SinusoidalPositions", "init",
+]  # fmt: skip

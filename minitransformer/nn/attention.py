@@ -1,0 +1,75 @@
+"""Many attentions side by side, each in a subspace of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..tensor import as_array
+from .linear import Linear
+from .module import Module
+
+
+class MultiHeadAttention(Module):
+    """Project to H heads, attend in each, join the heads, project back.
+
+        headₕ = softmax(qₕ·kₕᵀ/√K)·vₕ,   K = D/H            y = [head₁; ...; head_H]·W_outᵀ + b
+
+    query: (B, T, D), key and value: (B, S, D) → y: (B, T, D), and with return_weights the weights (B, H, T, S).
+
+    Called with one sequence it is self-attention, with another as key (and value) cross-attention.
+    mask: boolean, broadcastable to (B, H, T, S); key_mask: (B, S), True = a real token; causal: no look ahead.
+    Dropout acts on the weights, in training. Raises ValueError when H does not divide D, or for wrong shapes.
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
+    """
+
+    def __init__(self, d_model: int, heads: int, dropout: float = 0.0, bias: bool = True):
+        if heads < 1 or d_model % heads:
+            raise ValueError(f"heads must divide d_model; got d_model={d_model}, heads={heads}; write heads=4 for d_model=64")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout}; write dropout=0.1")
+        self.heads, self.dropout = heads, dropout
+        self.q_proj = Linear(d_model, d_model, bias)
+        self.k_proj = Linear(d_model, d_model, bias)
+        self.v_proj = Linear(d_model, d_model, bias)
+        self.out_proj = Linear(d_model, d_model, bias)
+
+    def split(self, x: Any) -> Any:
+        """Give each head its slice of the width.    (B, T, D) → (B, H, T, K)"""
+        return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).swapaxes(-3, -2)
+
+    def join(self, x: Any) -> Any:
+        """Put the heads' slices side by side again.    (B, H, T, K) → (B, T, D)"""
+        x = x.swapaxes(-3, -2)
+        return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+    def forward(
+        self,
+        query: Any,
+        key: Any = None,
+        value: Any = None,
+        mask: Any = None,
+        key_mask: Any = None,
+        causal: bool = False,
+        return_weights: bool = False,
+    ) -> Any:
+        key = query if key is None else key
+        value = key if value is None else value
+        q = self.split(self.q_proj(query))
+        k = self.split(self.k_proj(key))
+        v = self.split(self.v_proj(value))
+        mask = self._masks(mask, key_mask, key)
+        y = ops.scaled_dot_product_attention(q, k, v, mask, causal, dropout_p=self.dropout if self.training else 0.0)
+        y = self.out_proj(self.join(y))
+        return (y, ops.attention_weights(q, k, mask, causal)) if return_weights else y
+
+    @staticmethod
+    def _masks(mask: Any, key_mask: Any, key: Any) -> Any:
+        mask, key_mask = as_array(mask), as_array(key_mask)
+        if key_mask is None:
+            return mask
+        if key_mask.dtype != bool or key_mask.shape != key.shape[:-1]:
+            came = f"{key_mask.dtype} {key_mask.shape}"
+            raise ValueError(f"key_mask is boolean and one value for each key; got {came} for keys {key.shape[:-1]}; write ids != PAD")
+        here = key_mask[..., None, None, :]  # (B, 1, 1, S): the same for all heads and queries
+        return here if mask is None else mask & here

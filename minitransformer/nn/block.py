@@ -1,0 +1,151 @@
+"""The layers of a Transformer: attention and feed-forward, each around a residual.
+
+    pre-norm:   x + f(norm(x))          the sum stays untouched from end to end: trains easily
+    post-norm:  norm(x + f(x))          as in the paper of 2017: needs a warm-up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .activation import Dropout, activation
+from .attention import MultiHeadAttention
+from .linear import Linear
+from .module import Module, ModuleList
+from .norm import LayerNorm
+
+NORMS = ("pre", "post")
+
+
+def _check_norm(norm: str) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"norm is pre or post; got {norm!r}; write norm=pre")
+
+
+class FeedForward(Module):
+    """Widen, bend, narrow, for each position alone: y = W₂·act(W₁·x + b₁) + b₂.
+
+    x: (B, T, D) → (B, T, D), with F hidden units. Vaswani et al. 2017, arXiv:1706.03762, section 3.3.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, act: str = "relu", dropout: float = 0.0):
+        self.up = Linear(d_model, d_ff)
+        self.act = activation(act)
+        self.drop = Dropout(dropout)
+        self.down = Linear(d_ff, d_model)
+
+    def forward(self, x: Any) -> Any:
+        return self.down(self.drop(self.act(self.up(x))))
+
+
+class _Layer(Module):
+    """What both kinds of layer share: how a sublayer is wrapped into norm, dropout and residual."""
+
+    norm: str
+
+    def residual(self, x: Any, norm: Module, sublayer: Callable) -> Any:
+        """Return x + sublayer(norm(x)), or norm(x + sublayer(x)); dropout acts on the sublayer's output."""
+        if self.norm == "pre":
+            return x + self.drop(sublayer(norm(x)))
+        return norm(x + self.drop(sublayer(x)))
+
+    drop: Dropout
+
+
+def _keep(seen: list | None, attention: MultiHeadAttention, *args: Any, **kwargs: Any) -> Any:
+    """Attend; where someone looks on (seen is a list), append the weights to it."""
+    if seen is None:
+        return attention(*args, **kwargs)
+    y, weights = attention(*args, **kwargs, return_weights=True)
+    seen.append(weights)
+    return y
+
+
+class EncoderLayer(_Layer):
+    """Self-attention, then feed-forward; causal=True makes it the layer of a decoder-only language model.
+
+    x: (B, T, D), key_mask: (B, T) boolean → (B, T, D).    seen: a list that receives the weights (B, H, T, T).
+    """
+
+    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu"):
+        _check_norm(norm)
+        self.norm = norm
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
+        self.norm1 = LayerNorm(d_model)
+        self.norm2 = LayerNorm(d_model)
+        self.drop = Dropout(dropout)
+
+    def forward(self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None) -> Any:
+        x = self.residual(x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=causal))
+        return self.residual(x, self.norm2, self.feed_forward)
+
+
+class DecoderLayer(_Layer):
+    """Causal self-attention, cross-attention to the encoder's output, feed-forward.
+
+    x: (B, T, D), memory: (B, S, D), masks: (B, T) and (B, S) boolean → (B, T, D).
+    seen, seen_cross: lists that receive the weights (B, H, T, T) and (B, H, T, S).
+    """
+
+    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu"):
+        _check_norm(norm)
+        self.norm = norm
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.cross_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
+        self.norm1 = LayerNorm(d_model)
+        self.norm2 = LayerNorm(d_model)
+        self.norm3 = LayerNorm(d_model)
+        self.drop = Dropout(dropout)
+
+    def forward(
+        self,
+        x: Any,
+        memory: Any,
+        key_mask: Any = None,
+        memory_mask: Any = None,
+        seen: list | None = None,
+        seen_cross: list | None = None,
+    ) -> Any:
+        x = self.residual(x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=True))
+        x = self.residual(x, self.norm2, lambda h: _keep(seen_cross, self.cross_attention, h, memory, key_mask=memory_mask))
+        return self.residual(x, self.norm3, self.feed_forward)
+
+
+class _Stack(Module):
+    def __init__(self, layers: list[Any], d_model: int):
+        self.layers = ModuleList(layers)
+        # In pre-norm nothing has normalised the sum that leaves the last layer.
+        self.norm = LayerNorm(d_model) if layers and layers[0].norm == "pre" else None
+
+    def finish(self, x: Any) -> Any:
+        """Normalise the sum where the layers have not.    (B, T, D) → (B, T, D)"""
+        return x if self.norm is None else self.norm(x)
+
+
+class Encoder(_Stack):
+    """EncoderLayers one on another, and in pre-norm a last LayerNorm.    x: (B, T, D) → (B, T, D)"""
+
+    def forward(self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None) -> Any:
+        for layer in self.layers:
+            x = layer(x, key_mask, causal, seen)
+        return self.finish(x)
+
+
+class Decoder(_Stack):
+    """DecoderLayers one on another, and in pre-norm a last LayerNorm.    x: (B, T, D), memory: (B, S, D) → (B, T, D)"""
+
+    def forward(
+        self,
+        x: Any,
+        memory: Any,
+        key_mask: Any = None,
+        memory_mask: Any = None,
+        seen: list | None = None,
+        seen_cross: list | None = None,
+    ) -> Any:
+        for layer in self.layers:
+            x = layer(x, memory, key_mask, memory_mask, seen, seen_cross)
+        return self.finish(x)

@@ -1,0 +1,121 @@
+"""From scores to probabilities, and from probabilities to a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..backend import Array, namespace
+from ..tensor import as_array, primitive
+
+Made = tuple[Array, Callable]
+
+
+@primitive
+def _softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
+    if mask is not None:
+        x = xp.where(mask, x, -math.inf)
+    top = x.max(axis=axis, keepdims=True)
+    top = xp.where(top == -math.inf, 0.0, top)  # a row that may look nowhere: e^(−∞ − 0) = 0
+    e = xp.exp(x - top)
+    total = e.sum(axis=axis, keepdims=True)
+    y = e / xp.where(total == 0, 1.0, total)
+
+    def vjp(g: Array) -> tuple[Array, None]:
+        return y * (g - (g * y).sum(axis=axis, keepdims=True)), None
+
+    return y, vjp
+
+
+def softmax(x: Any, axis: int = -1, mask: Any = None) -> Any:
+    """Turn scores into shares that are positive and sum to 1 along an axis.
+
+        y = e^(x − max x) / Σ e^(x − max x)
+
+    x: (..., N) → y: (..., N).    mask: boolean, broadcastable to x; False elements get exactly 0.
+
+    Subtracting the maximum changes nothing but the overflow. A row whose mask is False throughout gives zeros,
+    and zero gradient. Raises TypeError for a mask that is not boolean.
+    """
+    if mask is not None and mask.dtype != bool:
+        raise TypeError(f"a mask is boolean, True = may look; got {mask.dtype}; write mask.astype(bool)")
+    return _softmax(x, mask, axis=axis)
+
+
+@primitive
+def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Made:
+    """Take the logarithm of softmax without leaving the logarithm: x − max x − ln Σ e^(x − max x).
+
+    x: (..., N) → (..., N)
+    """
+    z = x - x.max(axis=axis, keepdims=True)
+    y = z - xp.log(xp.exp(z).sum(axis=axis, keepdims=True))
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+
+    return y, vjp
+
+
+@primitive
+def _cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
+    z = logits - logits.max(axis=-1, keepdims=True)
+    log_p = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        g_row = g.reshape((*g.shape, 1))
+        return g_row * (xp.exp(log_p) * wanted.sum(axis=-1, keepdims=True) - wanted), -g_row * log_p
+
+    return -(wanted * log_p).sum(axis=-1), vjp
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    weight: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    """Measure the surprise at the right classes, in nats per token.
+
+        loss = −Σ_c w_c·q_c·ln p_c,    p = softmax(logits),    q = (1 − ε)·onehot(target) + ε/V
+
+    logits: (..., V), target: integers (...) or probabilities (..., V) → a number; (...) with reduction="none"
+
+    Targets equal to ignore_index count for nothing. "mean" divides by Σ w[target] over the targets that count (by
+    their number, for probabilities), as PyTorch does; where none counts the loss is 0, and PyTorch's is NaN. Classes
+    are the last axis here, the second in PyTorch. Raises ValueError for shapes, settings or classes out of range.
+    Label smoothing: Szegedy et al. 2016, arXiv:1512.00567.
+    """
+    data = as_array(target)
+    classes, soft = logits.shape[-1], data.dtype.kind == "f"
+    if data.shape != (logits.shape if soft else logits.shape[:-1]):
+        raise ValueError(f"cross_entropy needs logits (..., V) and target (...); got {logits.shape} and {data.shape}; classes go last")
+    if not 0 <= label_smoothing <= 1 or reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f"label_smoothing lies in 0 … 1 and reduction is mean, sum or none; got {label_smoothing} and {reduction!r}; correct it"
+        )
+    xp = namespace((as_array(logits), data))
+    counts = xp.ones(logits.shape[:-1], dtype=bool) if soft else data != ignore_index
+    safe = data if soft else xp.where(counts, data, 0)
+    if not soft and xp.__name__ == "numpy" and safe.size and (safe.min() < 0 or safe.max() >= classes):
+        bad = safe.min() if safe.min() < 0 else safe.max()
+        raise ValueError(f"targets lie in 0 … {classes - 1} (or are ignore_index={ignore_index}); got {bad}; check the vocabulary")
+    one_hot = safe if soft else (safe[..., None] == xp.arange(classes)) * counts[..., None]
+    q = one_hot.astype(logits.dtype) * (1 - label_smoothing) + (label_smoothing / classes) * counts[..., None].astype(logits.dtype)
+    if weight is not None:
+        if weight.shape != (classes,):
+            raise ValueError(f"weight gives one number for each class; got {weight.shape} for {classes} classes; pass (V,)")
+        weight = as_array(weight)
+        q = q * weight.astype(logits.dtype)
+    losses = _cross_entropy(logits, q)
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    shares = counts if weight is None or soft else counts * weight[safe]
+    total = shares.sum().astype(logits.dtype)
+    return losses.sum() / xp.where(total == 0, xp.ones_like(total), total)
+
