@@ -1,4 +1,14 @@
 """minitransformer: the Transformer you can step through."""
 
-from . import ops
-from .tensor import Tensor, tensor
+from . import data, models, nn, ops, optim
+from . import ops as functional
+from .backend import get_backend, manual_seed, set_backend, use_backend
+from .checkpoint import load, save
+from .tensor import PRIMITIVES, Parameter, Tensor, enable_grad, grad, gradients, no_grad, primitive, tensor, value_and_grad
+
+__version__ = "0.1.0"
+__all__ = [
+    "PRIMITIVES", "Parameter", "Tensor", "data", "enable_grad", "functional", "get_backend", "grad", "gradients",
+    "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive", "save", "set_backend", "tensor",
+    "use_backend", "value_and_grad",
+]  # fmt: skip

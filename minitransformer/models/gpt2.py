@@ -1,0 +1,73 @@
+"""A decoder-only language model in the manner of GPT-2 (Radford et al. 2019): read what came, guess what comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from .. import nn
+from ..tensor import as_array
+from .config import Config
+
+
+@dataclasses.dataclass
+class GPT2Config(Config):
+    """Sizes of a causal language model; the defaults are those of the smallest GPT-2."""
+
+    vocab_size: int = 50_257
+    max_length: int = 1024
+    d_model: int = 768
+    heads: int = 12
+    layers: int = 12
+    d_ff: int = 3072
+    dropout: float = 0.1
+    activation: str = "gelu_tanh"
+
+    def __post_init__(self) -> None:
+        self.require(vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
+        if self.d_model % self.heads:
+            raise ValueError(f"heads must divide d_model; got d_model={self.d_model}, heads={self.heads}; write heads=4 for d_model=64")
+
+
+class GPT2(nn.Module):
+    """Score the token that follows each token; position t sees 0 … t and nothing later.
+
+    ids: integers (B, T) → logits (B, T, V)
+
+    Pre-norm, learned positions, GELU in its tanh form, the output projection tied to the embedding, weights drawn
+    with spread 0.02, those that write into the residual sum with 0.02/√(2·layers).
+    Raises ValueError for a sequence that is too long, IndexError for ids out of range.
+    """
+
+    def __init__(self, config: GPT2Config):
+        c = self.config = config
+        self.embedding = nn.Embedding(c.vocab_size, c.d_model, 0.02)
+        self.positions = nn.LearnedPositions(c.max_length, c.d_model, 0.02)
+        self.drop = nn.Dropout(c.dropout)
+        layers = [nn.EncoderLayer(c.d_model, c.heads, c.d_ff, c.dropout, "pre", c.activation) for _ in range(c.layers)]
+        self.decoder = nn.Encoder(layers, c.d_model)
+        if not layers:
+            self.decoder.norm = nn.LayerNorm(c.d_model)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        into_residual = 0.02 / math.sqrt(2 * max(self.config.layers, 1))
+        for layer in self.decoder.layers:
+            attention, feed = layer.self_attention, layer.feed_forward
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj, feed.up):
+                linear.weight = nn.init.normal(linear.weight.shape, 0.02)
+            for linear in (attention.out_proj, feed.down):
+                linear.weight = nn.init.normal(linear.weight.shape, into_residual)
+
+    def forward(self, ids: Any, seen: list | None = None) -> Any:
+        if ids.ndim != 2:
+            raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
+        x = self.drop(self.positions(self.embedding(ids)))
+        return self.decoder(x, causal=True, seen=seen) @ self.embedding.weight.T
+
+    def attention(self, ids: Any) -> dict[str, list[Any]]:
+        """Return every attention weight, by layer: decoder (B, H, T, T)."""
+        seen: list[Any] = []
+        self(ids, seen)
+        return {"decoder": [as_array(w) for w in seen]}

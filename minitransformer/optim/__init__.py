@@ -1,0 +1,10 @@
+"""Optimizers, schedules and clipping."""
+
+from .adafactor import Adafactor
+from .adam import Adam, AdamW
+from .clipping import clip_grad_norm_, clip_grad_value_
+from .optimizer import Optimizer
+from .schedules import Constant, Noam, WarmupCosine
+from .sgd import SGD
+
+__all__ = ["Adafactor", "Adam", "AdamW", "Constant", "Noam", "Optimizer", "SGD", "WarmupCosine", "clip_grad_norm_", "clip_grad_value_"]

@@ -1,0 +1,268 @@
+"""One loop for every task: a batch, its loss, its gradients, a step; logged, checkpointed, resumable to the bit.
+
+Nothing random outlives a step. Batch n is a function of (seed, n), and the dropout of step n is drawn from a stream
+named (seed, n); so weights, optimizer state and the number n are the whole state of a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import backend, checkpoint, optim
+from .models.config import Config
+from .nn import Module
+from .tensor import Tensor, no_grad
+
+
+@dataclasses.dataclass
+class TrainConfig(Config):
+    """Every setting of a run: what `--set key=value` may change, and config.json records."""
+
+    task: str = "reversal"
+    seed: int = 0
+    backend: str = "numpy"
+    steps: int = 1500
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    optimizer: str = "adamw"  # adamw, adam, sgd or adafactor
+    schedule: str = "cosine"  # cosine, noam or constant
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # 0: never clip
+    label_smoothing: float = 0.0
+    d_model: int = 64
+    heads: int = 4
+    layers: int = 2
+    d_ff: int = 256
+    dropout: float = 0.0
+    norm: str = "pre"
+    activation: str = "relu"
+    positions: str = "sinusoidal"
+    tie_embeddings: str = "none"
+    max_length: int = 64
+    symbols: int = 10  # reversal
+    limit: int = 1000  # numbers: 0 … limit − 1
+    tokens: str = "char"  # pairs and text: char or bpe
+    vocab_size: int = 1000  # with bpe
+    validation: float = 0.1  # share of pairs or text held out
+    pairs: str = ""
+    text: str = ""
+    log_every: int = 25
+    checkpoint_every: int = 250
+
+    def __post_init__(self) -> None:
+        self.require(
+            steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, seed=0,
+            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20,
+        )  # fmt: skip
+        for name, low, high in (
+            ("learning_rate", 0, math.inf), ("weight_decay", 0, math.inf), ("clip_norm", 0, math.inf),
+            ("label_smoothing", 0, 0.999), ("dropout", 0, 0.999), ("validation", 0.001, 0.9),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
+                raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
+        choices = {
+            "optimizer": ("adamw", "adam", "sgd", "adafactor"), "schedule": ("cosine", "noam", "constant"),
+            "tokens": ("char", "bpe"), "backend": backend.BACKENDS,
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}")
+
+
+class Task(Protocol):
+    """What the loop needs to know of a task."""
+
+    model: Module
+
+    def loss(self, step: int) -> tuple[Tensor, int]:
+        """Return the mean loss of batch number `step`, in nats per token, and its count of tokens."""
+
+    def evaluate(self) -> dict[str, Any]:
+        """Return figures on data held out, by name; the model is in eval mode and nothing is recorded."""
+
+
+def make_optimizer(config: TrainConfig, model: Module) -> Any:
+    """Make the optimizer that the config names; one-dimensional parameters are not decayed."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    lr = config.learning_rate
+    if config.optimizer == "sgd":
+        return optim.SGD(groups, lr=lr, momentum=0.9)
+    if config.optimizer == "adafactor":
+        return optim.Adafactor(groups, lr=lr, convention="torch")
+    return (optim.AdamW if config.optimizer == "adamw" else optim.Adam)(groups, lr=lr, betas=(0.9, 0.98))
+
+
+def make_schedule(config: TrainConfig) -> Callable[[int], float]:
+    """Make the learning rate as a function of the step, counted from 1."""
+    if config.schedule == "noam":
+        return optim.Noam(config.d_model, max(config.warmup_steps, 1))
+    if config.schedule == "constant":
+        return optim.Constant(config.learning_rate)
+    return optim.WarmupCosine(config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps)
+
+
+class Stopped(Exception):
+    """Raised out of the loop after Ctrl-C or SIGTERM, once the checkpoint is written."""
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event that the loop looks at between steps."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+class Progress:
+    """Show step, loss, speed and time left: one line rewritten on a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, quiet: bool = False):
+        self.steps, self.quiet, self.live = steps, quiet, sys.stderr.isatty()
+
+    def show(self, step: int, loss: float, tokens_per_second: float, seconds_left: float) -> None:
+        """Print one state.    loss in nats per token"""
+        if self.quiet:
+            return
+        left = f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02d}"
+        line = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:.4f} nats/token  {tokens_per_second:,.0f} tokens/s  {left} left"
+        print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line that was rewritten."""
+        if self.live and not self.quiet:
+            print(file=sys.stderr)
+
+
+class Log:
+    """metrics.jsonl: one line for each step logged. A resumed run drops the lines after its checkpoint first."""
+
+    def __init__(self, path: Path, resumed_at: int):
+        kept = []
+        if resumed_at and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= resumed_at:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError):  # the last line of a run that was killed while writing it
+                    break
+        checkpoint.write_atomically(path, "".join(kept).encode())
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
+
+    def write(self, **figures: Any) -> None:
+        """Append one line."""
+        self.file.write(json.dumps(figures, allow_nan=False) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def _flat(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split an optimizer's state into arrays named "index.name" and the rest, for JSON."""
+    arrays, rest = {}, []
+    for i, entry in enumerate(state["state"]):
+        arrays.update({f"{i}.{name}": np.asarray(backend.to_numpy(v)) for name, v in entry.items() if hasattr(v, "dtype")})
+        rest.append({name: v for name, v in entry.items() if not hasattr(v, "dtype")})
+    return arrays, {**state, "state": rest}
+
+
+def _unflat(arrays: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+    entries = [dict(entry) for entry in rest["state"]]
+    for name, value in arrays.items():
+        i, _, field = name.partition(".")
+        entries[int(i)][field] = value
+    return {**rest, "state": entries}
+
+
+def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps and seconds.
+
+    Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
+    the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
+    Raises Stopped after Ctrl-C, FloatingPointError (with parameter and step) when a gradient is not finite.
+    """
+    model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
+    start, seconds, last_loss = 0, 0.0, float("nan")
+    if resume:
+        arrays, moments, state = checkpoint.load_checkpoint(folder / "checkpoint")
+        model.load_state_dict(arrays)
+        optimizer.load_state_dict(_unflat(moments, state["optimizer"]))
+        start, seconds, last_loss = state["step"], state["seconds"], state["loss"]
+    began = time.perf_counter() - seconds
+
+    def write_checkpoint(step: int) -> None:
+        moments, rest = _flat(optimizer.state_dict())
+        state = {"optimizer": rest, "seconds": time.perf_counter() - began, "loss": last_loss}
+        checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
+
+    log, progress = Log(folder / "metrics.jsonl", start), Progress(config.steps, quiet)
+    counted, since = 0, time.perf_counter()
+    try:
+        with _stop_signals() as stop:
+            model.train()
+            for step in range(start + 1, config.steps + 1):
+                backend.manual_seed((config.seed, step))
+                loss, tokens = task.loss(step)
+                optimizer.zero_grad()
+                loss.backward()
+                norm = _clip(model, config.clip_norm, step)
+                optimizer.lr = schedule(step)
+                optimizer.step()
+                counted += tokens
+                if step % config.log_every == 0 or step == config.steps or stop.is_set():
+                    last_loss, now = loss.item(), time.perf_counter()
+                    speed = counted / max(now - since, 1e-9)
+                    log.write(step=step, loss=last_loss, lr=optimizer.lr, grad_norm=norm, tokens_per_second=round(speed))
+                    progress.show(step, last_loss, speed, (now - since) / (step - start) * (config.steps - step))
+                if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
+                    write_checkpoint(step)
+                if stop.is_set() and step < config.steps:
+                    raise Stopped(f"stopped after step {step} of {config.steps}; the checkpoint is written")
+    finally:
+        progress.close()
+        log.close()
+    model.eval()
+    with no_grad():
+        figures = task.evaluate()
+    return {**figures, "loss": last_loss, "steps": config.steps, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def _clip(model: Module, limit: float, step: int) -> float:
+    """Clip the gradients to a norm; name the parameter and the step when one is not finite."""
+    norm = float(optim.clip_grad_norm_(model.parameters(), limit or math.inf, error_if_nonfinite=False))
+    if not math.isfinite(norm):
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and not np.isfinite(parameter.grad.numpy()).all():
+                raise FloatingPointError(
+                    f"gradients are finite numbers; that of {name} is not, at step {step}; lower learning_rate or lengthen warmup_steps"
+                )
+        raise FloatingPointError(f"the norm of all gradients overflows at step {step}; lower learning_rate")
+    return norm
