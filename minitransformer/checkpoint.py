@@ -20,7 +20,8 @@ from .tensor import as_array
 KEPT = 2  # checkpoints kept: the newest, and the one before it in case a disk lies
 
 
-def _safetensors() -> Any:
+def require_safetensors() -> Any:
+    """Return the package safetensors. Raises RuntimeError that says how to install it."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -80,7 +81,7 @@ def save(path: Path | str, tensors: dict[str, Any]) -> None:
         if not isinstance(name, str) or not hasattr(array, "dtype"):
             raise TypeError(f"save takes a dict of names to arrays; got {name!r}: {type(value).__name__}; convert it first")
         arrays[name] = np.ascontiguousarray(to_numpy(array)).reshape(array.shape)
-    write_atomically(path, _safetensors().numpy.save(arrays))
+    write_atomically(path, require_safetensors().numpy.save(arrays))
 
 
 def load(path: Path | str) -> dict[str, np.ndarray]:
@@ -88,7 +89,7 @@ def load(path: Path | str) -> dict[str, np.ndarray]:
 
     Raises ValueError, in one line, for a file that is missing, cut short or of another format.
     """
-    safetensors = _safetensors()
+    safetensors = require_safetensors()
     try:
         return safetensors.numpy.load(Path(path).read_bytes())
     except FileNotFoundError:

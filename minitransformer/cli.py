@@ -1,0 +1,293 @@
+"""The command `minitransformer`. Results go to standard output, progress and complaints to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130
+
+
+def _value(text: str) -> Any:
+    """Read the value of --set: a number, true or false where it looks like one, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for item in arguments.set or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set takes key=value; got {item!r}; write --set steps=500")
+        settings[key] = _value(value)
+    for name in ("seed", "backend"):
+        if getattr(arguments, name, None) is not None:
+            settings[name] = getattr(arguments, name)
+    for name in ("pairs", "text"):
+        if getattr(arguments, name, None):
+            settings[name] = str(Path(getattr(arguments, name)).resolve())
+    return settings
+
+
+def _new_run(task: str, out: str | None) -> Path:
+    """Make the folder of a new run: the one asked for, or runs/TASK-001, -002, ..."""
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"a new run goes to a new folder; {folder} exists and is not empty; choose another --out, or --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    number = 1
+    while True:
+        folder = Path("runs") / f"{task}-{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def _show(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else "\n".join(lines))
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train a task from the start, or go on with a run, and write its result and figures."""
+    from . import backend, checkpoint, draw, tasks
+    from .train import Stopped, TrainConfig, train
+
+    settings = _settings(arguments)
+    if arguments.resume:
+        folder = Path(arguments.resume)
+        if settings or arguments.out or arguments.task:
+            raise ValueError("--resume goes on with the run as it was set; got other options too; give --resume RUN alone")
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"--resume takes the folder of a run; {folder} has no config.json; write --resume runs/reversal-001")
+        config = TrainConfig.from_dict(checkpoint.read_json(folder / "config.json"))
+    else:
+        config = tasks.make_config(arguments.task or "reversal", settings)
+    backend.set_backend(config.backend)
+    checkpoint.require_safetensors()
+    task = tasks.make_task(config)  # reads and checks all data, before anything is written
+    if arguments.resume:
+        if checkpoint.read_json(folder / "tokenizer.json") != task.vocabulary():
+            raise ValueError(f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run")
+        if not checkpoint.checkpoints(folder / "checkpoint"):
+            arguments.resume = None  # stopped before its first checkpoint: begin again, to the same result
+    else:
+        folder = _new_run(config.task, arguments.out)
+        checkpoint.write_json(folder / "config.json", config.to_dict())
+        checkpoint.write_json(folder / "tokenizer.json", task.vocabulary())
+    try:
+        result = train(task, config, folder, resume=bool(arguments.resume), quiet=arguments.json)
+    except Stopped as stopped:
+        print(f"{stopped}; go on with: minitransformer train --resume {folder}", file=sys.stderr)
+        return EXIT_STOPPED
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ValueError(
+                f"a run needs room on the disk; {folder} is full (the last whole checkpoint is kept); "
+                f"free some, then minitransformer train --resume {folder}"
+            ) from error
+        raise
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (folder / "figures").mkdir(exist_ok=True)
+    draw.loss_curve([line["step"] for line in log], [line["loss"] for line in log], folder / "figures" / "loss.png", title=config.task)
+    task.figures(folder / "figures")
+    examples = task.examples()
+    result = {"task": config.task, **result, "examples": examples, "run": str(folder)}
+    checkpoint.write_json(folder / "result.json", result)
+    _show(result, arguments.json, _summary(result, examples, folder))
+    return 0
+
+
+def _summary(result: dict[str, Any], examples: list[tuple[str, str]], folder: Path) -> list[str]:
+    lines = [f"trained {result['steps']} steps in {result['seconds']:.0f} s, last loss {result['loss']:.4f} nats/token"]
+    if "exact_match" in result:
+        lines.append(f"exact match on {result['held_out']} held-out sequences: {100 * result['exact_match']:.2f} %")
+    if "bleu" in result:
+        lines.append(f"BLEU {result['bleu']:.2f}   chrF {result['chrf']:.2f}   (padding {100 * result['padding']:.1f} % of all positions)")
+    if "validation_loss" in result:
+        lines.append(f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
+    lines += [f"{source} → {output}" for source, output in examples]
+    return [*lines, f"run: {folder} (config.json, metrics.jsonl, result.json, checkpoint/, figures/)"]
+
+
+def run_translate(arguments: argparse.Namespace) -> int:
+    """Translate the texts given, or the lines of standard input."""
+    task = _load(arguments, sequences=True)
+    texts = arguments.source or [line.strip() for line in _stdin() if line.strip()]
+    if not texts:
+        raise ValueError("translate needs a text; got none; write it after the options, or pipe lines in")
+    outputs = task.translate(texts)
+    _show({"translations": list(map(list, zip(texts, outputs, strict=True)))}, arguments.json, outputs)
+    return 0
+
+
+def _stdin() -> list[str]:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"input is UTF-8; standard input is not, at byte {error.start}; convert it with iconv") from None
+
+
+def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
+    from . import backend, tasks
+
+    backend.set_backend(arguments.backend or "numpy")
+    task = tasks.load_task(arguments.model)
+    if sequences is not None and sequences != isinstance(task, tasks.SequenceTask):
+        need = "an encoder-decoder; write generate --model" if sequences else "a language model; write translate --model"
+        raise ValueError(f"this command needs a run of the other kind; {arguments.model} is not {need} for it")
+    return task
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """Continue a prompt with a language model."""
+    task = _load(arguments, sequences=False)
+    if arguments.tokens < 1 or arguments.temperature < 0:
+        raise ValueError(f"generate needs tokens >= 1 and temperature >= 0; got {arguments.tokens} and {arguments.temperature}; write --tokens 100")
+    text = task.write(arguments.prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed or 0)
+    _show({"text": text}, arguments.json, [text])
+    return 0
+
+
+def run_attend(arguments: argparse.Namespace) -> int:
+    """Draw attention heatmaps of any layer and head for a text, or a pair."""
+    import numpy as np
+
+    from . import draw
+
+    task = _load(arguments)
+    weights, columns, rows = task.attention(arguments.source, arguments.target)
+    arguments.kind = arguments.kind or list(weights)[-1]
+    if arguments.kind not in weights:
+        raise ValueError(f"this model has {', '.join(weights)} attention; got {arguments.kind!r}; write --kind {next(iter(weights))}")
+    source_side, target_side = columns, ["<bos>", *rows[:-1]]
+    rows, columns = {"encoder": (source_side,) * 2, "decoder": (target_side,) * 2, "cross": (rows, source_side)}[arguments.kind]
+    if len(weights) == 1:
+        rows = columns = source_side
+    grid = np.stack(weights[arguments.kind])
+    layers, heads = grid.shape[:2]
+    for name, chosen, count in (("layer", arguments.layer, layers), ("head", arguments.head, heads)):
+        if chosen is not None and not 1 <= chosen <= count:
+            raise ValueError(f"{name}s go from 1 to {count}; got {chosen}; write --{name} {count}")
+    folder = Path(arguments.out) if arguments.out else Path(arguments.model) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [f"layer{arguments.layer}" if arguments.layer else "", f"head{arguments.head}" if arguments.head else ""]
+    path = folder / ("-".join(["attend", arguments.kind, *filter(None, parts)]) + ".png")
+    grid = grid[slice(None) if arguments.layer is None else slice(arguments.layer - 1, arguments.layer)]
+    grid = grid[:, slice(None) if arguments.head is None else slice(arguments.head - 1, arguments.head)]
+    title = f"{arguments.kind} attention" + "".join(f", {p}" for p in parts if p)
+    if grid.shape[:2] == (1, 1):
+        draw.attention_heatmap(grid[0, 0], rows, columns, path, title)
+    else:
+        draw.attention_grid(grid, rows, columns, path, title)
+    _show({"figure": str(path), "rows": list(rows), "columns": list(columns)}, arguments.json, [f"drawn: {path} (and .svg, .json)"])
+    return 0
+
+
+def run_gradcheck(arguments: argparse.Namespace) -> int:
+    """Check every op and module against finite differences; print one row each."""
+    from . import gradcases
+
+    rows = []
+    if not arguments.json:
+        print(f"{'name':<34}{'points':>8}{'1st order':>12}{'2nd order':>12}  verdict")
+    for row in gradcases.run(arguments.name, seed=arguments.seed or 0):
+        rows.append(row)
+        if not arguments.json:
+            figures = "".join(f"{'-' if e is None else f'{e:.1e}':>12}" for e in (row["first"], row["second"]))
+            print(f"{row['name']:<34}{row['points']:>8}{figures}  {'ok' if row['ok'] else 'FAILED: ' + row['message']}", flush=True)
+    failed = sum(not row["ok"] for row in rows)
+    _show({"checked": len(rows), "failed": failed, "rows": rows}, arguments.json, [f"{len(rows)} checked, {failed} failed"])
+    return 1 if failed else 0
+
+
+def _common(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument("--backend", choices=("numpy", "cupy"), help="where arrays live (default: numpy)")
+    parser.add_argument("--seed", type=int, help="random seed (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def _training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FOLDER", help="where the run goes (default: runs/TASK-001, ...)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, to the same weights")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a field of the config: steps batch_size learning_rate d_model ...")
+    _common(parser, run_train)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="minitransformer",
+        formatter_class=raw,
+        description="The Transformer you can step through. Without a command: train the reversal task, end to end.",
+        epilog="example:\n  minitransformer\n  minitransformer translate --model runs/reversal-001 '3 1 4 1 5'",
+    )
+    parser.add_argument("--version", action="version", version=f"minitransformer {__version__}")
+    _training(parser)
+    parser.set_defaults(task=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, formatter_class=raw, epilog=f"example:\n  minitransformer {example}")
+
+    train = command("train", "train a task: reversal, numbers, translate, lm", "train translate --pairs pairs.tsv --set steps=2000")
+    train.add_argument("task", nargs="?", help="reversal, numbers, translate (with --pairs) or lm (with --text)")
+    train.add_argument("--pairs", metavar="FILE", help="UTF-8, source TAB target, one pair a line")
+    train.add_argument("--text", metavar="FILE", help="UTF-8 text for a language model")
+    _training(train)
+
+    translate = command("translate", "translate texts, or lines of standard input", "translate --model runs/numbers-001 eighty-seven")
+    translate.add_argument("source", nargs="*", help="texts; without any, lines of standard input")
+    generate = command("generate", "continue a text with a language model", "generate --model runs/lm-001 --prompt 'The '")
+    generate.add_argument("--prompt", required=True)
+    generate.add_argument("--tokens", type=int, default=100, help="how many tokens to write (default: 100)")
+    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
+    generate.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest, 0 for all (default: 40)")
+    attend = command("attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1")
+    attend.add_argument("source")
+    attend.add_argument("target", nargs="?", help="default: the model's own translation")
+    attend.add_argument("--kind", default=None, choices=("cross", "encoder", "decoder"), help="which attention (default: cross)")
+    attend.add_argument("--layer", type=int, help="one layer, from 1 (default: all)")
+    attend.add_argument("--head", type=int, help="one head, from 1 (default: all)")
+    attend.add_argument("--out", metavar="FOLDER", help="where figures go (default: the run's figures/)")
+    for sub, run in ((translate, run_translate), (generate, run_generate), (attend, run_attend)):
+        sub.add_argument("--model", required=True, metavar="RUN", help="the folder of a trained run")
+        _common(sub, run)
+    check = command("gradcheck", "check every op and module against finite differences", "gradcheck layer_norm")
+    check.add_argument("name", nargs="?", help="only names that contain this")
+    _common(check, run_gradcheck)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 (a check failed), 2 (bad input), 130 (stopped)."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except BrokenPipeError:  # the reader of a pipe has gone, as `head` does
+        sys.stderr.close()
+        return 1
+    except (ValueError, TypeError, IndexError, RuntimeError, FloatingPointError, OSError) as error:
+        print(f"minitransformer: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

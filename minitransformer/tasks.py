@@ -1,0 +1,304 @@
+"""What can be trained by name: reversal, numbers, translate (a user's pairs) and lm (a user's text).
+
+A task owns its data, its tokenizers and its model; it knows its loss, its figures and the pictures of its run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import backend, checkpoint, data, draw, generate, ops
+from .models import GPT2, GPT2Config, Transformer, TransformerConfig
+from .tensor import Tensor, no_grad
+from .train import TrainConfig
+
+# What differs from TrainConfig's own defaults, which are those of reversal.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "reversal": {},
+    "numbers": {"steps": 1200, "max_length": 32},
+    "translate": {"steps": 3000, "dropout": 0.1, "label_smoothing": 0.1, "max_length": 256, "learning_rate": 2e-3},
+    "lm": {"steps": 1500, "batch_size": 16, "d_model": 128, "d_ff": 512, "layers": 4, "max_length": 64, "activation": "gelu_tanh",
+           "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1},
+}  # fmt: skip
+TEST_SEQUENCES = 2048
+EXAMPLE = "0 1 2 3 4 5 6 7"
+
+
+class SequenceTask:
+    """An encoder-decoder, its two tokenizers, and pairs of texts held out."""
+
+    def __init__(self, config: TrainConfig, source: data.Tokenizer, target: data.Tokenizer):
+        self.config, self.source, self.target = config, source, target
+        backend.manual_seed(config.seed)
+        sizes = {name: getattr(config, name) for name in ("d_model", "heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions", "tie_embeddings")}  # fmt: skip
+        self.model: Any = Transformer(TransformerConfig(source_vocab=len(source), target_vocab=len(target), **sizes))
+
+    held_out: list[tuple[str, str]]
+
+    def batch(self, step: int) -> data.Batch:
+        """Return the batch of a step, counted from 1."""
+        raise NotImplementedError
+
+    def loss(self, step: int) -> tuple[Tensor, int]:
+        batch, xp = self.batch(step), backend.xp()
+        logits = self.model(xp.asarray(batch.source), xp.asarray(batch.target_in))
+        smoothing = self.config.label_smoothing
+        return ops.cross_entropy(logits, xp.asarray(batch.target_out), data.PAD, smoothing), batch.tokens
+
+    def vocabulary(self) -> dict[str, Any]:
+        """Return what tokenizer.json holds."""
+        return {"source": self.source.to_json(), "target": self.target.to_json(), "data": _digest(self.config.pairs)}
+
+    def translate(self, texts: list[str], batch_size: int = 256) -> list[str]:
+        """Translate texts greedily. Raises ValueError for a text that is empty, too long, or has unknown tokens only."""
+        rows = [self.encode(text) for text in texts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: less padding
+        written: dict[int, str] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            limit = min(self.config.max_length - 1, 2 * len(rows[chosen[-1]]) + 32)
+            ids = generate.translate(self.model, [rows[i] for i in chosen], data.BOS, data.EOS, limit)
+            written.update({i: self.target.decode(row) for i, row in zip(chosen, ids, strict=True)})
+        return [written[i] for i in range(len(rows))]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a source text, checked."""
+        ids = self.source.encode(text)
+        if not ids:
+            raise ValueError(f"a source has at least one token; got {text!r}; write a text")
+        if len(ids) > self.config.max_length:
+            raise ValueError(f"a source has at most max_length={self.config.max_length} tokens; got {len(ids)}; shorten it")
+        if data.UNK in ids:
+            bad = next(piece for piece in self.source.split(text) if piece not in self.source.ids)
+            known = " ".join(self.source.vocabulary[len(data.SPECIALS) :][:40])
+            raise ValueError(f"this model reads the tokens {known}; got {bad!r}; write with those")
+        return ids
+
+    def evaluate(self) -> dict[str, Any]:
+        sources, references = zip(*self.held_out, strict=True)
+        outputs = self.translate([s for s in sources])
+        exact = [o == r for o, r in zip(outputs, references, strict=True)]
+        return {"exact_match": float(np.mean(exact)), "held_out": len(exact), **self.scores(outputs, list(references))}
+
+    def scores(self, outputs: list[str], references: list[str]) -> dict[str, float]:
+        """Return more figures than exact match; a task may have none."""
+        return {}
+
+    def attention(self, source: str, target: str | None = None) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
+        """Return all weights for one pair (the model's own translation by default), and the labels of both sides.
+
+        Rows of the decoder are labelled by the token they write, so that a row shows what was read to write it.
+        """
+        ids = self.encode(source)
+        written = self.target.encode(self.translate([source])[0] if target is None else target)
+        xp = backend.xp()
+        with no_grad():
+            weights = self.model.attention(xp.asarray([ids]), xp.asarray([[data.BOS, *written]]))
+        arrays = {name: [backend.to_numpy(w)[0] for w in layers] for name, layers in weights.items()}
+        return arrays, self.source.tokens(ids), self.target.tokens([*written, data.EOS])
+
+    def examples(self) -> list[tuple[str, str]]:
+        """Return a few sources and what the model makes of them."""
+        sources = [s for s, _ in self.held_out[:3]]
+        return list(zip(sources, self.translate(sources), strict=True))
+
+    def figures(self, folder: Path) -> None:
+        """Draw the cross-attention of the first example into a folder: all heads, and the mean of the last layer's."""
+        weights, columns, rows = self.attention(self.examples()[0][0])
+        draw.attention_grid(np.stack(weights["cross"]), rows, columns, folder / "cross_attention.png", "cross-attention")
+        mean = np.mean(weights["cross"], axis=(0, 1))
+        draw.attention_heatmap(mean, rows, columns, folder / "cross_attention_mean.png", "cross-attention, mean of all heads")
+
+
+class ReversalTask(SequenceTask):
+    """Reverse sequences of symbols."""
+
+    def __init__(self, config: TrainConfig):
+        self.data = data.Reversal(config.symbols, seed=config.seed)
+        super().__init__(config, self.data.tokenizer, self.data.tokenizer)
+        decode = self.data.tokenizer.decode
+        self.held_out = [(decode(ids), decode(ids[::-1])) for ids in self.data.held_out(TEST_SEQUENCES)]
+
+    def batch(self, step: int) -> data.Batch:
+        return self.data.batch(step, self.config.batch_size)
+
+    def examples(self) -> list[tuple[str, str]]:
+        example = EXAMPLE if self.config.symbols >= 8 else self.held_out[-1][0]
+        return [(example, self.translate([example])[0])]
+
+
+class PairTask(SequenceTask):
+    """Learn from pairs of texts; a share of them is held out."""
+
+    def __init__(self, config: TrainConfig, pairs: list[tuple[str, str]], tokenizers: tuple[data.Tokenizer, data.Tokenizer] | None):
+        training, self.held_out = data.split_pairs(pairs, config.validation, config.seed)
+        super().__init__(config, *(tokenizers or self._tokenizers(config, training)))
+        ids = [(self.source.encode(s), self.target.encode(t)) for s, t in training]
+        longest = max(max(len(s), len(t) + 1) for s, t in ids)
+        if longest > config.max_length:
+            raise ValueError(f"a side has at most max_length={config.max_length} tokens; got {longest}; write --set max_length={longest}")
+        mean = np.mean([max(len(s), len(t) + 1) for s, t in ids])
+        self.batches = data.PairBatches(ids, int(config.batch_size * mean), config.seed)
+        # A held-out text may have characters that training never saw: they count as wrong, and do not end the run.
+        self.held_out = [(s, t) for s, t in self.held_out if len(self.source.encode(s)) <= config.max_length]
+
+    @staticmethod
+    def _tokenizers(config: TrainConfig, pairs: list[tuple[str, str]]) -> tuple[data.Tokenizer, data.Tokenizer]:
+        sides = [s for s, _ in pairs], [t for _, t in pairs]
+        if config.tie_embeddings == "all":
+            sides = (sides[0] + sides[1],) * 2
+        if config.tokens == "bpe":
+            return data.BPETokenizer.train(sides[0], config.vocab_size), data.BPETokenizer.train(sides[1], config.vocab_size)
+        return data.CharTokenizer.train(sides[0]), data.CharTokenizer.train(sides[1])
+
+    def batch(self, step: int) -> data.Batch:
+        return self.batches.at(step)
+
+    def scores(self, outputs: list[str], references: list[str]) -> dict[str, float]:
+        """Return BLEU and chrF of the corpus, by sacrebleu.    Papineni et al. 2002; Popović 2015"""
+        try:
+            import sacrebleu
+        except ImportError:
+            return {}
+        figures = {"padding": round(self.batches.padding_fraction(), 4)}
+        figures["bleu"] = round(sacrebleu.corpus_bleu(outputs, [references]).score, 2)
+        return {**figures, "chrf": round(sacrebleu.corpus_chrf(outputs, [references]).score, 2)}
+
+
+class NumbersTask(PairTask):
+    """Translate English number words into German ones."""
+
+    def __init__(self, config: TrainConfig):
+        tokenizers = data.NumberWordTokenizer("numbers-en"), data.NumberWordTokenizer("numbers-de")
+        super().__init__(config, data.number_pairs(config.limit), tokenizers)
+
+    def examples(self) -> list[tuple[str, str]]:
+        sources = [data.english(87), *[s for s, _ in self.held_out[:2]]]
+        return list(zip(sources, self.translate(sources), strict=True))
+
+
+class TranslateTask(PairTask):
+    """Translate between the two sides of a file."""
+
+    def __init__(self, config: TrainConfig):
+        super().__init__(config, data.read_pairs(_named(config.pairs, "pairs")), None)
+
+    def encode(self, text: str) -> list[int]:
+        ids = self.source.encode(text)
+        if not ids or len(ids) > self.config.max_length:
+            raise ValueError(f"a source has 1 to max_length={self.config.max_length} tokens; got {len(ids)}; change the text")
+        return ids
+
+
+class LanguageTask:
+    """Guess the next token of a text; the last part of it is held out."""
+
+    def __init__(self, config: TrainConfig):
+        text = data.read_text(_named(config.text, "text"))
+        cut = int(len(text) * (1 - config.validation))
+        if config.tokens == "bpe":
+            tokenizer: data.Tokenizer = data.BPETokenizer.train([text[:cut]], config.vocab_size)
+        else:
+            tokenizer = data.CharTokenizer.train([text[:cut]])
+        self.build(config, tokenizer)
+        self.training = data.TextWindows(self.tokenizer.encode(text[:cut]), config.max_length, config.batch_size, config.seed)
+        self.validation = np.array(self.tokenizer.encode(text[cut:]))
+        self.bytes_per_token = len(text[cut:].encode()) / max(len(self.validation), 1)
+
+    def build(self, config: TrainConfig, tokenizer: data.Tokenizer) -> None:
+        """Make the model for a vocabulary."""
+        self.config, self.tokenizer = config, tokenizer
+        backend.manual_seed(config.seed)
+        sizes = {name: getattr(config, name) for name in ("d_model", "heads", "layers", "d_ff", "dropout", "max_length", "activation")}
+        self.model: Any = GPT2(GPT2Config(vocab_size=len(tokenizer), **sizes))
+
+    def loss(self, step: int) -> tuple[Tensor, int]:
+        inputs, targets = (backend.xp().asarray(side) for side in self.training.at(step))
+        return ops.cross_entropy(self.model(inputs), targets), targets.size
+
+    def vocabulary(self) -> dict[str, Any]:
+        return {"text": self.tokenizer.to_json(), "data": _digest(self.config.text)}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Return the loss on the held-out text, in nats per token and bits per byte, over windows side by side."""
+        context, ids = self.config.max_length, self.validation
+        windows = [ids[i : i + context + 1] for i in range(0, len(ids) - 1, context)]
+        total, xp = 0.0, backend.xp()
+        for window in windows:
+            logits = self.model(xp.asarray(window[None, :-1]))
+            total += ops.cross_entropy(logits, xp.asarray(window[None, 1:]), reduction="sum").item()
+        nats = total / max(len(ids) - 1, 1)
+        return {"validation_loss": nats, "bits_per_byte": nats / np.log(2) / self.bytes_per_token}
+
+    def write(self, prompt: str, count: int, temperature: float, top_k: int, seed: int) -> str:
+        """Continue a prompt: greedily at temperature 0, else by sampling."""
+        choose = generate.sampler(temperature, top_k, seed) if temperature else generate.greedy
+        ids = self.tokenizer.encode(prompt)
+        return prompt + self.tokenizer.decode(generate.continue_text(self.model, ids, count, choose))
+
+    def attention(self, source: str, target: str | None = None) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
+        """Return all weights over a text, and its labels on both sides."""
+        ids = self.tokenizer.encode(source)
+        with no_grad():
+            weights = self.model.attention(backend.xp().asarray([ids]))
+        labels = self.tokenizer.tokens(ids)
+        return {"decoder": [backend.to_numpy(w)[0] for w in weights["decoder"]]}, labels, labels
+
+    def examples(self) -> list[tuple[str, str]]:
+        prompt = self.tokenizer.decode(self.training.ids[:8].tolist())
+        return [(prompt, self.write(prompt, 60, 0.8, 40, 0)[len(prompt) :])]
+
+    def figures(self, folder: Path) -> None:
+        """Draw the attention over the beginning of the held-out text."""
+        weights, columns, rows = self.attention(self.tokenizer.decode(self.validation[:24].tolist()))
+        draw.attention_grid(np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention")
+
+
+def _digest(path: str) -> str:
+    """Return the SHA-256 of a file, so that a resumed run notices when its data has changed; "" for no file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+
+def _named(path: str, option: str) -> str:
+    if not path:
+        raise ValueError(f"this task learns from a file; got none; write --{option} FILE")
+    return path
+
+
+TASKS: dict[str, Any] = {"reversal": ReversalTask, "numbers": NumbersTask, "translate": TranslateTask, "lm": LanguageTask}
+
+
+def make_config(task: str, settings: dict[str, Any]) -> TrainConfig:
+    """Return a task's config with settings over its defaults. Raises ValueError for unknown names or bad values."""
+    if task not in TASKS:
+        raise ValueError(f"a task is one of {', '.join(TASKS)}; got {task!r}; write train reversal")
+    return TrainConfig.from_dict({"task": task, **DEFAULTS[task], **settings})
+
+
+def make_task(config: TrainConfig) -> Any:
+    """Build a task, with its data and a model of fresh weights."""
+    return TASKS[config.task](config)
+
+
+def load_task(folder: Path) -> Any:
+    """Return the task of a trained run, ready to use without the data that it was trained on.
+
+    Raises ValueError for a folder that is no run, or a damaged one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"a model is the folder of a run; {folder} is not one; write --model runs/reversal-001")
+    config = TrainConfig.from_dict(checkpoint.read_json(folder / "config.json"))
+    vocabulary = checkpoint.read_json(folder / "tokenizer.json")
+    task = object.__new__(TASKS[config.task])  # without its __init__, which would read the data
+    if config.task == "lm":
+        task.build(config, data.tokenizer_from_json(vocabulary.get("text")))
+    else:
+        SequenceTask.__init__(task, config, *(data.tokenizer_from_json(vocabulary.get(side)) for side in ("source", "target")))
+    task.model.load_state_dict(checkpoint.load_checkpoint(folder / "checkpoint")[0])
+    task.model.eval()
+    return task
