@@ -110,8 +110,8 @@ class SequenceTask:
         """Draw the cross-attention of the first example into a folder: all heads, and the mean of the last layer's."""
         weights, columns, rows = self.attention(self.examples()[0][0])
         draw.attention_grid(np.stack(weights["cross"]), rows, columns, folder / "cross_attention.png", "cross-attention")
-        mean = np.mean(weights["cross"], axis=(0, 1))
-        draw.attention_heatmap(mean, rows, columns, folder / "cross_attention_mean.png", "cross-attention, mean of all heads")
+        mean = np.mean(weights["cross"][-1], axis=0)
+        draw.attention_heatmap(mean, rows, columns, folder / "cross_attention_mean.png", "cross-attention of the last layer, mean of its heads")
 
 
 class ReversalTask(SequenceTask):

@@ -390,8 +390,17 @@ def _parent_gradients(node: Node, g: Any, replay: bool) -> Sequence[Any]:
             "write mt.grad(mt.grad(f)), or mt.grad(f, create_graph=True)"
         )
     body, args, settings = node.replay
-    _, vjp = body(TENSORS, *[a if a is None or isinstance(a, Tensor | int | float) else Tensor(a) for a in args], **settings)
+    _, vjp = body(TENSORS, *[_for_replay(a) for a in args], **settings)
     return vjp(g)
+
+
+def _for_replay(value: Any) -> Any:
+    """Wrap a floating array; leave ids, masks and settings as they are, since no gradient ever reaches them."""
+    data = as_array(value)
+    if not hasattr(data, "dtype"):
+        return data
+    floating = data.dtype.kind == "f"
+    return (value if isinstance(value, Tensor) else Tensor(value)) if floating else data
 
 
 def _used(g: Any) -> Sequence[Any]:

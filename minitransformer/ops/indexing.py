@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array
-from ..tensor import primitive
+from ..backend import Array, backend_of, namespace
+from ..tensor import as_array, primitive
 
 Made = tuple[Array, Callable]
 
@@ -48,21 +48,15 @@ def _never_repeats(index: Any) -> bool:
     return all(p is None or p is Ellipsis or isinstance(p, slice | int) or getattr(p, "dtype", None) == bool for p in parts)
 
 
-@primitive
-def take_along_axis(xp: Any, x: Array, index: Array, *, axis: int = -1) -> Made:
+def take_along_axis(x: Any, index: Any, axis: int = -1) -> Any:
     """Pick, in each row along an axis, the elements that `index` names there (PyTorch's gather).
 
     x: (..., N, ...), index: integers (..., M, ...) → (..., M, ...)
     """
-    grids = list(xp.ogrid[tuple(slice(n) for n in index.shape)])
+    index = as_array(index)
+    grids = list(namespace((index,)).ogrid[tuple(slice(n) for n in index.shape)])
     grids[axis] = index
-    where = tuple(grids)
-    shape = x.shape
-
-    def vjp(g: Array) -> tuple[Array, None]:
-        return scatter_add(g, index=where, shape=shape), None
-
-    return x[where], vjp
+    return getitem(x, index=tuple(grids))
 
 
 @primitive
@@ -74,7 +68,7 @@ def embedding(xp: Any, ids: Array, weight: Array) -> Made:
     Backwards each use of a row adds to that row's gradient. Raises IndexError for an id outside 0 … V − 1.
     """
     rows, shape = ids, weight.shape
-    if xp.__name__ == "numpy" and ids.size and (ids.min() < 0 or ids.max() >= shape[0]):
+    if backend_of(ids) == "numpy" and ids.size and (ids.min() < 0 or ids.max() >= shape[0]):
         bad = ids.min() if ids.min() < 0 else ids.max()
         raise IndexError(f"token ids lie in 0 … {shape[0] - 1}; got {bad}; check the tokenizer and the vocabulary size")
 

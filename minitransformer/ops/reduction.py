@@ -35,7 +35,7 @@ def sum(xp: Any, x: Array, *, axis: Axes = None, keepdims: bool = False) -> Made
 def mean(xp: Any, x: Array, *, axis: Axes = None, keepdims: bool = False) -> Made:
     """Average along axes (all of them by default): (1/N) Σ x.    x: (..., N, ...) → (..., ...)"""
     kept, shape = _kept(x, axis), x.shape
-    count = x.size // max(math.prod(kept), 1)
+    count = x.size // (math.prod(kept) or 1)
 
     def vjp(g: Array) -> tuple[Array]:
         return (xp.broadcast_to(g.reshape(kept) / count, shape),)

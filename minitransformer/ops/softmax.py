@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, namespace
+from ..backend import Array, backend_of, namespace
 from ..tensor import as_array, primitive
 
 Made = tuple[Array, Callable]
@@ -100,7 +100,7 @@ def cross_entropy(
     xp = namespace((as_array(logits), data))
     counts = xp.ones(logits.shape[:-1], dtype=bool) if soft else data != ignore_index
     safe = data if soft else xp.where(counts, data, 0)
-    if not soft and xp.__name__ == "numpy" and safe.size and (safe.min() < 0 or safe.max() >= classes):
+    if not soft and backend_of(data) == "numpy" and safe.size and (safe.min() < 0 or safe.max() >= classes):
         bad = safe.min() if safe.min() < 0 else safe.max()
         raise ValueError(f"targets lie in 0 … {classes - 1} (or are ignore_index={ignore_index}); got {bad}; check the vocabulary")
     one_hot = safe if soft else (safe[..., None] == xp.arange(classes)) * counts[..., None]

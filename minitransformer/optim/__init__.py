@@ -1,4 +1,4 @@
-"""Optimizers, schedules and clipping."""
+"""Optimizers, learning-rate schedules and gradient clipping, by the names that PyTorch gives them."""
 
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
@@ -7,4 +7,7 @@ from .optimizer import Optimizer
 from .schedules import Constant, Noam, WarmupCosine
 from .sgd import SGD
 
-__all__ = ["Adafactor", "Adam", "AdamW", "Constant", "Noam", "Optimizer", "SGD", "WarmupCosine", "clip_grad_norm_", "clip_grad_value_"]
+__all__ = [
+    "SGD", "Adafactor", "Adam", "AdamW", "Constant", "Noam", "Optimizer", "WarmupCosine", "clip_grad_norm_",
+    "clip_grad_value_",
+]  # fmt: skip

@@ -1,112 +1,148 @@
-"""Adafactor: Adam's second moments for the memory of a row and a column."""
+"""Adafactor: Adam's second moments from the sums of rows and columns, a step size that sets itself."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
-from .optimizer import Optimizer
+from .optimizer import Optimizer, check_range
+
+CONVENTIONS = ("torch", "transformers")
 
 
 class Adafactor(Optimizer):
-    """Step by g/√V̂, where V̂ is rebuilt from the row and column means of g², clipped and scaled to the weights.
+    """Step as Adam does, keeping for a matrix N×M only N + M numbers of its second moments.
 
-        r ← β₂·r + (1 − β₂)·mean_cols(g²)      c ← β₂·c + (1 − β₂)·mean_rows(g²)      β₂ = 1 − t^decay_rate
-        V̂ = r·c / mean(r)                      u = g/√V̂,  u ← u / max(1, RMS(u)/clip_threshold)
-        w ← w − α·u                            α = max(ε₂, RMS(w))·ρ
+        β₂ₜ = 1 − t^beta2_decay
+        R ← β₂ₜ·R + (1 − β₂ₜ)·(mean of g² over the last axis)              R: (..., N, 1)
+        C ← β₂ₜ·C + (1 − β₂ₜ)·(mean of g² over the last axis but one)      C: (..., 1, M)
+        V = R·C / (mean of R)                       with fewer than two axes, V ← β₂ₜ·V + (1 − β₂ₜ)·g²
+        u = g / √V;    u ← u / max(1, RMS(u)/clip_threshold);    θ ← θ − α·u
 
-    An array with one axis or none keeps V itself. Shazeer & Stern 2018, arXiv:1804.04235. Two conventions:
+    θ, g, u, V: one shape, that of the parameter; t counts its updates from 1; RMS is the root of the mean square.
+    Shazeer & Stern 2018, arXiv:1804.04235. Two libraries differ in the rest, and `convention` picks one:
 
-    "transformers"  ρ = min(10⁻², 1/√t) (10⁻⁶·t with warmup_init) if relative_step, else lr; α = ρ without
-                    scale_parameter; ε₁ = 10⁻³⁰ is added to g²; beta1 adds a mean of the updates; decay is w·(1 − λ·α),
-                    with the scaled rate.
-    "torch"         ρ = min(lr, 1/√t), lr = 10⁻² by default; always scaled by max(ε₂, RMS(w)); ε₁ (the dtype's epsilon)
-                    bounds mean(r), and ε₁² bounds V̂, from below; no beta1; decay is w·(1 − λ·lr), with the plain rate.
+        "torch" (torch.optim.Adafactor)             "transformers" (transformers.optimization.Adafactor)
+    α   max(ε₂, RMS(θ)) · ρ                         the same; ρ alone where scale_parameter=False
+    ρ   min(lr, 1/√t);  lr=None means 0.01          relative_step: min(10⁻², 1/√t), and with warmup_init
+                                                    min(10⁻⁶·t, 1/√t); lr must be None. Otherwise ρ = lr
+    ε₁  a floor: mean of R ≥ ε₁, V ≥ ε₁²;           added to g² (in the means, too);
+        None means the dtype's machine epsilon      None means 1e-30
+    λ   θ ← (1 − lr·λ)·θ                            θ ← (1 − α·λ)·θ
+    β₁  none                                        m ← β₁·m + (1 − β₁)·α·u, and m is the step
 
-    Raises ValueError for settings that exclude one another or that a convention does not have.
+    ρ, ε and α as in the paper are those of "transformers"; its momentum keeps the step size inside. beta1,
+    scale_parameter=False, relative_step=False and warmup_init=True are refused with "torch", which has none.
+    eps is (ε₁, ε₂). PyTorch calls clip_threshold d, transformers calls beta2_decay decay_rate.
+    Raises ValueError for a value outside its range or settings that contradict one another.
     """
 
     def __init__(
-        self,
-        params: Any,
-        lr: float | None = None,
-        eps: tuple[float | None, float] | None = None,
-        clip_threshold: float = 1.0,
-        decay_rate: float = -0.8,
-        beta1: float | None = None,
-        weight_decay: float = 0.0,
-        scale_parameter: bool = True,
-        relative_step: bool | None = None,
-        warmup_init: bool = False,
-        convention: str = "transformers",
-    ):
-        if convention not in ("transformers", "torch"):
-            raise ValueError(f"convention is transformers or torch; got {convention!r}; write convention='torch'")
-        self.torch = convention == "torch"
-        if self.torch and (beta1 is not None or not scale_parameter or relative_step is not None or warmup_init):
-            raise ValueError(
-                "torch's Adafactor has no beta1, scale_parameter, relative_step or warmup_init; got one; write convention='transformers'"
-            )
-        relative_step = (lr is None) if relative_step is None else relative_step
-        if not self.torch and (relative_step == (lr is not None) or (warmup_init and not relative_step)):
-            came = f"lr={lr}, relative_step={relative_step}, warmup_init={warmup_init}"
-            raise ValueError(f"the step is relative or lr gives it, and warmup_init needs it relative; got {came}; drop one of them")
-        lr = 1e-2 if self.torch and lr is None else lr
-        eps = eps or ((None, 1e-3) if self.torch else (1e-30, 1e-3))
-        settings = {
-            "lr": lr, "eps": eps, "clip_threshold": clip_threshold, "decay_rate": decay_rate, "beta1": beta1,
-            "weight_decay": weight_decay, "scale_parameter": scale_parameter, "relative_step": relative_step,
-            "warmup_init": warmup_init,
-        }  # fmt: skip
-        super().__init__(params, settings)
+        self, params: Iterable[Any], lr: float | None = None, convention: str = "torch",
+        eps: tuple[float | None, float] = (None, 1e-3), clip_threshold: float = 1.0, beta2_decay: float = -0.8,
+        beta1: float | None = None, weight_decay: float = 0.0, scale_parameter: bool = True,
+        relative_step: bool = True, warmup_init: bool = False,
+    ):  # fmt: skip
+        if lr is None and convention == "torch":
+            lr = 1e-2
+        super().__init__(params, {
+            "lr": lr, "convention": convention, "eps": eps, "clip_threshold": clip_threshold,
+            "beta2_decay": beta2_decay, "beta1": beta1, "weight_decay": weight_decay,
+            "scale_parameter": scale_parameter, "relative_step": relative_step, "warmup_init": warmup_init,
+        })  # fmt: skip
 
-    def update(self, xp: Any, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        t, (eps1, eps2) = state["step"], group["eps"]
-        eps1 = float(xp.finfo(w.dtype).eps) if eps1 is None else eps1
-        rho = self._relative_step(t, group)
-        alpha = max(eps2, _rms(w)) * rho if group["scale_parameter"] else rho
-        if self.torch and group["weight_decay"]:
-            w *= 1 - group["lr"] * group["weight_decay"]
-
-        u = g / xp.sqrt(self._second_moment(xp, g, state, 1 - t ** group["decay_rate"], eps1))
-        u *= alpha / max(1.0, _rms(u) / group["clip_threshold"])
-
+    def _check(self, group: dict[str, Any]) -> None:
+        if group["convention"] not in CONVENTIONS:
+            raise ValueError(f"convention is torch or transformers; got {group['convention']!r}; write 'torch'")
+        if not isinstance(group["eps"], tuple) or len(group["eps"]) != 2:
+            raise ValueError(f"eps are two numbers; got {group['eps']!r}; write eps=(None, 1e-3)")
+        for name, value in (("eps[0]", group["eps"][0]), ("lr", group["lr"])):
+            if value is not None:
+                check_range(name, value, 0, math.inf)
+        check_range("eps[1]", group["eps"][1], 0, math.inf)
+        check_range("weight_decay", group["weight_decay"], 0, math.inf)
+        check_range("clip_threshold", group["clip_threshold"], 0, math.inf, low_is_allowed=False)
         if group["beta1"] is not None:
-            if "m" not in state:
-                state["m"] = xp.zeros_like(w)
-            state["m"] *= group["beta1"]
-            state["m"] += (1 - group["beta1"]) * u
-            u = state["m"]
-        if not self.torch and group["weight_decay"]:
-            w *= 1 - group["weight_decay"] * alpha
-        w -= u
+            check_range("beta1", group["beta1"], 0, 1)
+        if not group["beta2_decay"] <= 0:
+            raise ValueError(f"beta2_decay is at most 0; got {group['beta2_decay']}; write beta2_decay=-0.8")
+        self._check_together(group)
 
-    def _relative_step(self, t: int, group: dict[str, Any]) -> float:
-        if self.torch:
-            return min(group["lr"], 1 / math.sqrt(t))
-        if group["relative_step"]:
-            return min(1e-6 * t if group["warmup_init"] else 1e-2, 1 / math.sqrt(t))
-        return group["lr"]
+    @staticmethod
+    def _check_together(group: dict[str, Any]) -> None:
+        """Raise ValueError where one setting rules another out."""
+        lr, relative = group["lr"], group["relative_step"]
+        if group["convention"] == "torch":
+            plain = {"beta1": None, "scale_parameter": True, "relative_step": True, "warmup_init": False}
+            for name, value in plain.items():
+                if group[name] != value:
+                    raise ValueError(
+                        f"convention='torch' has no {name}; got {name}={group[name]}; write convention='transformers'"
+                    )
+            if lr is None:
+                raise ValueError("convention='torch' needs lr; got None; write lr=0.01")
+        elif relative and lr is not None:
+            raise ValueError(f"relative_step=True makes its own lr; got lr={lr}; write relative_step=False")
+        elif not relative and lr is None:
+            raise ValueError("relative_step=False needs lr; got None; write lr=1e-3")
+        elif group["warmup_init"] and not relative:
+            raise ValueError("warmup_init needs relative_step=True; got False; write warmup_init=False")
 
-    def _second_moment(self, xp: Any, g: Array, state: dict[str, Any], beta2: float, eps1: float) -> Array:
-        """Update the running means of g² and return V̂.    g: (..., R, C) → (..., R, C)"""
-        square = g * g if self.torch else g * g + eps1
-        if g.ndim < 2:
-            v = state.setdefault("v", xp.zeros_like(g))
-            v *= beta2
-            v += (1 - beta2) * square
+    def _new_state(self, xp: Any, x: Array, group: dict[str, Any]) -> dict[str, Array]:
+        if x.ndim < 2:
+            state = {"variance": xp.zeros_like(x)}
         else:
-            r = state.setdefault("row", xp.zeros((*g.shape[:-1], 1), dtype=g.dtype))
-            c = state.setdefault("column", xp.zeros((*g.shape[:-2], 1, g.shape[-1]), dtype=g.dtype))
-            r *= beta2
-            r += (1 - beta2) * square.mean(axis=-1, keepdims=True)
-            c *= beta2
-            c += (1 - beta2) * square.mean(axis=-2, keepdims=True)
-            mean = r.mean(axis=-2, keepdims=True)
-            v = r / (xp.maximum(mean, eps1) if self.torch else mean) * c
-        return xp.maximum(v, eps1 * eps1) if self.torch else v
+            state = {"row_var": xp.zeros_like(x[..., :1]), "col_var": xp.zeros_like(x[..., :1, :])}
+        if group["beta1"] is not None:
+            state["exp_avg"] = xp.zeros_like(x)
+        return state
+
+    def _update(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        torch, lr, t = group["convention"] == "torch", group["lr"], state["step"]
+        eps1, eps2 = group["eps"]
+        if eps1 is None:
+            eps1 = float(xp.finfo(x.dtype).eps) if torch else 1e-30
+
+        if torch:
+            rho = min(lr, 1 / math.sqrt(t))
+        elif group["relative_step"]:
+            rho = min(1e-6 * t if group["warmup_init"] else 1e-2, 1 / math.sqrt(t))
+        else:
+            rho = lr
+        alpha = xp.maximum(_rms(xp, x), eps2) * rho if group["scale_parameter"] else rho
+
+        mean_weight = t ** group["beta2_decay"]  # 1 − β₂ₜ
+        if torch:
+            v = self._second_moment(xp, g * g, state, mean_weight, floor=eps1)
+            u = g / xp.sqrt(xp.maximum(v, eps1 * eps1))
+        else:
+            u = g / xp.sqrt(self._second_moment(xp, g * g + eps1, state, mean_weight, floor=0.0))
+        u /= xp.maximum(_rms(xp, u) / group["clip_threshold"], 1.0)
+        u *= alpha
+        if group["beta1"] is not None:
+            m = state["exp_avg"]
+            m *= group["beta1"]
+            m += (1 - group["beta1"]) * u
+            u = m
+        if group["weight_decay"]:
+            x *= 1 - (lr if torch else alpha) * group["weight_decay"]
+        x -= u
+
+    @staticmethod
+    def _second_moment(xp: Any, square: Array, state: dict[str, Any], weight: float, floor: float) -> Array:
+        """Let the running means move by `weight` towards g² and return V.    square: (..., N, M) → (..., N, M)"""
+        if square.ndim < 2:
+            v = state["variance"]
+            v += weight * (square - v)
+            return v
+        rows, columns = state["row_var"], state["col_var"]
+        rows += weight * (square.mean(axis=-1, keepdims=True) - rows)
+        columns += weight * (square.mean(axis=-2, keepdims=True) - columns)
+        return rows / xp.maximum(rows.mean(axis=-2, keepdims=True), floor) * columns
 
 
-def _rms(x: Array) -> float:
-    return math.sqrt(float((x * x).mean()))
+def _rms(xp: Any, x: Array) -> Any:
+    """Return the root of the mean square, a scalar on x's device.    x: (...) → ()"""
+    return xp.sqrt((x * x).mean())

@@ -1,68 +1,78 @@
-"""Adam: each weight takes steps of about the learning rate, whatever the size of its gradients."""
+"""Adam, and AdamW: the same with weight decay that does not pass through the moments."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
-from .optimizer import Optimizer
+from .optimizer import Optimizer, check_range
 
 
 class Adam(Optimizer):
-    """Step by the mean of recent gradients over the root of the mean of their squares.
+    """Divide a running mean of the gradient by the root of a running mean of its square.
 
-        g ← g + λ·w                              (L2: weight_decay λ)
-        m ← β₁·m + (1 − β₁)·g                    v ← β₂·v + (1 − β₂)·g²
-        w ← w − η·m̂ / (√v̂ + ε)                   m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ)
+        g ← g + λ·θ                                     weight decay λ, here an L2 penalty
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        θ ← θ − η/(1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 
-    The hats undo that m and v start at zero. Kingma & Ba 2014, arXiv:1412.6980.
+    θ, g, m, v: one shape, that of the parameter; t counts its updates from 1. m and v start at 0, and are too
+    small at first by just the factors 1 − βᵗ. ε is added after the root and after the correction.
+    Kingma & Ba 2014, arXiv:1412.6980. Raises ValueError for a value outside its range.
     """
 
-    decoupled = False
+    decoupled = False  # is the weight decay kept out of the moments?
 
     def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
         weight_decay: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def update(self, xp: Any, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _check(self, group: dict[str, Any]) -> None:
+        for name in ("lr", "eps", "weight_decay"):
+            check_range(name, group[name], 0, float("inf"))
+        if not isinstance(group["betas"], tuple) or len(group["betas"]) != 2:
+            raise ValueError(f"betas are two numbers; got {group['betas']!r}; write betas=(0.9, 0.999)")
+        for i, beta in enumerate(group["betas"]):
+            check_range(f"betas[{i}]", beta, 0, 1)
+
+    def _new_state(self, xp: Any, x: Array, group: dict[str, Any]) -> dict[str, Array]:
+        return {"exp_avg": xp.zeros_like(x), "exp_avg_sq": xp.zeros_like(x)}
+
+    def _update(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+        m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
         if decay and self.decoupled:
-            w *= 1 - lr * decay
+            x *= 1 - lr * decay
         elif decay:
-            g = g + decay * w
-        if "m" not in state:
-            state["m"], state["v"] = xp.zeros_like(w), xp.zeros_like(w)
-        m, v, t = state["m"], state["v"], state["step"]
+            g = g + decay * x
         m *= beta1
         m += (1 - beta1) * g
         v *= beta2
-        v += (1 - beta2) * (g * g)
-        root = xp.sqrt(v) / math.sqrt(1 - beta2**t) + group["eps"]
-        w -= (lr / (1 - beta1**t)) * (m / root)
+        v += (1 - beta2) * g * g
+        root = xp.sqrt(v)
+        root /= math.sqrt(1 - beta2**t)
+        root += group["eps"]
+        x -= lr / (1 - beta1**t) * m / root
 
 
 class AdamW(Adam):
-    """Adam whose weight decay acts on the weights themselves: w ← (1 − η·λ)·w before the step.
+    """Step as Adam does, and shrink the weights beside it.
 
-    Through the gradient, as L2, the decay would be divided by √v̂ too, and so be weakest where gradients are large.
+        θ ← (1 − η·λ)·θ        then Adam's step with λ = 0
+
+    An L2 penalty would be divided by √v with the rest of the gradient, and so would spare the weights with large
+    gradients; here all shrink alike. As in PyTorch, λ is multiplied by the learning rate η in use.
     Loshchilov & Hutter 2017, arXiv:1711.05101.
     """
 
     decoupled = True
 
     def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
         weight_decay: float = 0.01,
-    ):
+    ):  # fmt: skip
         super().__init__(params, lr, betas, eps, weight_decay)

@@ -1,4 +1,4 @@
-"""Hold gradients to a size, so that one bad batch cannot throw the weights away."""
+"""Bounds on gradients, applied between `backward` and `step`."""
 
 from __future__ import annotations
 
@@ -6,31 +6,52 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from ..backend import Array, namespace
+from ..tensor import Tensor
+from .optimizer import check_range, gradient_of, unique_parameters
 
-def clip_grad_norm_(parameters: Iterable[Any], max_norm: float, error_if_nonfinite: bool = True) -> float:
-    """Scale all gradients together, in place, so that their joint norm is at most max_norm; return the norm before.
 
-        ‖g‖ = √(Σ over all parameters Σ g²)        g ← g·min(1, max_norm/(‖g‖ + 10⁻⁶))
+def _gradients(parameters: Iterable[Tensor] | Tensor) -> list[Array]:
+    found = (gradient_of(p) for p in unique_parameters(parameters))
+    return [g for g in found if g is not None]
 
-    Raises ValueError for max_norm ≤ 0, and for a norm that is not finite, which no factor can mend.
+
+def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, error_if_nonfinite: bool = True) -> Any:
+    """Scale all gradients by one factor, in place, so that their common norm is at most max_norm.
+
+        ‖g‖ = √(Σ over all parameters of Σ g²)        g ← g · min(1, max_norm / (‖g‖ + 1e-6))
+
+    Returns ‖g‖ as it was before, a scalar of the gradients' library (float(norm) makes it a Python number); with
+    max_norm = ∞ nothing is scaled. Tied parameters count once; the 1e-6 is PyTorch's.
+    Raises ValueError where the norm is not finite. With error_if_nonfinite=False it is returned and the gradients
+    are left alone, so that one can look which of them is at fault (PyTorch multiplies them by 0 or nan); nor
+    does a GPU then have to wait for the answer. Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063.
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is above 0; got {max_norm}; write max_norm=1.0")
-    nodes = [p.node for p in parameters if p.node is not None and p.node.grad is not None]
-    total = math.sqrt(sum(float((node.grad * node.grad).sum()) for node in nodes))
-    if error_if_nonfinite and not math.isfinite(total):
-        raise ValueError(f"gradients are finite numbers; their norm is {total}; lower the learning rate")
-    factor = max_norm / (total + 1e-6)
-    if factor < 1:
-        for node in nodes:
-            node.grad *= factor
-    return total
+    if max_norm != math.inf:
+        check_range("max_norm", max_norm, 0, math.inf)
+    gradients = _gradients(parameters)
+    if not gradients:
+        return 0.0
+    xp = namespace(tuple(gradients))
+    norm = xp.sqrt(sum(xp.vdot(g, g) for g in gradients))
+    if error_if_nonfinite and not math.isfinite(norm):
+        count = sum(not xp.isfinite(g).all() for g in gradients)
+        came = f"{count} of {len(gradients)} hold nan or inf" if count else "finite ones whose squares overflow"
+        raise ValueError(f"gradients have a finite norm; got {came} (norm {float(norm)}); write a lower lr")
+    if max_norm != math.inf:
+        factor = xp.where(xp.isfinite(norm), xp.minimum(max_norm / (norm + 1e-6), 1.0), 1.0)
+        for g in gradients:
+            g *= factor
+    return norm
 
 
-def clip_grad_value_(parameters: Iterable[Any], clip_value: float) -> None:
-    """Hold each element of each gradient within ±clip_value, in place. Raises ValueError for clip_value ≤ 0."""
-    if not clip_value > 0:
-        raise ValueError(f"clip_value is above 0; got {clip_value}; write clip_value=1.0")
-    for p in parameters:
-        if p.node is not None and p.node.grad is not None:
-            p.node.grad = p.node.grad.clip(-clip_value, clip_value)
+def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -> None:
+    """Bound every element of every gradient, in place.
+
+        g ← min(max(g, −clip_value), clip_value)
+
+    This changes the direction of the step; `clip_grad_norm_` does not.
+    """
+    check_range("clip_value", clip_value, 0, math.inf)
+    for g in _gradients(parameters):
+        namespace((g,)).clip(g, -clip_value, clip_value, out=g)

@@ -1,102 +1,200 @@
-"""What every optimizer shares: parameters in groups, a list of state beside them, saving and loading."""
+"""What all optimizers share: parameter groups, the walk over the parameters, state that can be saved."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import Array, backend_of, namespace, to_backend
+from ..backend import Array, backend_of, namespace, to_backend, to_numpy
 from ..tensor import Tensor
 
 
-class Optimizer:
-    """Step parameters by their gradients.
+def check_range(name: str, value: Any, low: float, high: float, low_is_allowed: bool = True) -> None:
+    """Raise ValueError unless low ≤ value < high (low < value where low itself is not allowed)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number; got {value!r}; write {name}=0.1")
+    if not (low <= value if low_is_allowed else low < value) or not value < high:  # written so that nan fails
+        bracket, end = "[" if low_is_allowed else "(", "∞" if math.isinf(high) else high
+        hint = low if low_is_allowed else 0.1
+        raise ValueError(f"{name} lies in {bracket}{low}, {end}); got {value}; write {name}={hint} or above")
 
-    params: Tensors, or dicts {"params": [...], setting: value} for groups with settings of their own. A parameter
-    that appears twice (a tied one) is stepped once; one without a gradient is passed over.
-    Raises ValueError for no parameters, TypeError for what is not a leaf Tensor.
+
+def unique_parameters(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
+    """Return the parameters in order, each once however often it is named (tied weights)."""
+    if isinstance(parameters, Tensor):
+        return [parameters]
+    found: dict[int, Tensor] = {}  # `in` on a list would ask ==, which compares values
+    for p in parameters:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"parameters are Tensors; got {type(p).__name__}; write model.parameters()")
+        found.setdefault(id(p), p)
+    return list(found.values())
+
+
+def gradient_of(parameter: Tensor) -> Array | None:
+    """Return the gradient's array, not a copy; None where none arrived or the parameter is frozen."""
+    return None if parameter.node is None else parameter.node.grad
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy scalars into Python's (np.float64 would widen float32 parameters), lists into tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(v) for v in value)
+    return value.item() if hasattr(value, "item") else value
+
+
+class Optimizer:
+    """Change parameters in place, a step at a time, by the gradients that `backward` left in them.
+
+    params: parameters, or groups {"params": [...], "lr": ..., "weight_decay": ...} with settings of their own. A
+    parameter that is named twice (tied weights) is stepped once, with the group that names it first; one whose
+    gradient is None is skipped. `groups` holds the settings in use; `state` is a list in the order of
+    `parameters`, empty dicts until a first gradient comes.
+
+    A subclass gives `_check(group)`, `_new_state(xp, x, group)` and `_update(xp, x, g, state, group)`, where x is
+    the parameter's array (to be changed in place), g its gradient (never changed), and state["step"] counts the
+    updates of this parameter from 1.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
+        if isinstance(params, Tensor):
+            raise TypeError("an optimizer takes a list of parameters; got one Tensor; write [parameter]")
         given = list(params)
-        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-        seen: set[int] = set()
+        if given and not any(isinstance(entry, dict) for entry in given):
+            given = [{"params": given}]
         self.groups: list[dict[str, Any]] = []
-        for group in groups:
-            if unknown := set(group) - {"params", *defaults}:
-                raise ValueError(f"a group has params and {', '.join(defaults)}; got {', '.join(sorted(unknown))}; remove it")
-            own = []
-            for parameter in group["params"]:
-                if not isinstance(parameter, Tensor) or not parameter.requires_grad or not parameter.is_leaf:
-                    raise TypeError(f"an optimizer steps leaf tensors with requires_grad; got {parameter!r:.60}; pass model.parameters()")
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    own.append(parameter)
-            self.groups.append({**defaults, **group, "params": own})
-        if not seen:
-            raise ValueError("an optimizer needs at least one parameter; got none; pass model.parameters()")
-        for group in self.groups:
-            self.check(group)
-        self.state: list[dict[str, Any]] = [{} for _ in seen]
+        self.parameters: list[Tensor] = []
+        self.state: list[dict[str, Any]] = []
+        self._group_of: list[int] = []  # beside parameters
+        self.step_count = 0
+        for group in given:
+            self._add_group(group, defaults)
+        if not self.parameters:
+            raise ValueError("an optimizer needs a parameter; got an empty list; write model.parameters()")
 
-    def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for a setting out of its range."""
-        for name in ("lr", "weight_decay", "eps"):
-            value = group.get(name)
-            if isinstance(value, int | float) and not 0 <= value:
-                raise ValueError(f"{name} is at least 0; got {value}; write {name}=0.001")
-        for name in ("betas", "momentum", "beta1"):
-            values = group.get(name)
-            for value in values if isinstance(values, tuple | list) else () if values is None else (values,):
-                if not 0 <= value < 1:
-                    raise ValueError(f"{name} lies in 0 <= value < 1; got {values}; write 0.9")
+    def _add_group(self, group: Any, defaults: dict[str, Any]) -> None:
+        if not isinstance(group, dict) or "params" not in group:
+            raise ValueError(
+                f"params are all parameters or all groups; got a {type(group).__name__} without 'params'; "
+                "write {'params': [...], 'lr': ...}"
+            )
+        unknown = sorted(set(group) - set(defaults) - {"params"})
+        if unknown:
+            raise ValueError(f"a group may set {', '.join(defaults)}; got {unknown[0]!r}; leave it out")
+        settings = {name: _plain(group.get(name, value)) for name, value in defaults.items()}
+        self._check(settings)
+        known = {id(p) for p in self.parameters}
+        for p in unique_parameters(group["params"]):
+            if p.node is None or not p.is_leaf:
+                raise ValueError(
+                    f"an optimizer steps leaves with requires_grad=True; got a tensor {p.shape} that is not one; "
+                    "leave it out or set requires_grad"
+                )
+            if id(p) not in known:
+                self.parameters.append(p)
+                self.state.append({})
+                self._group_of.append(len(self.groups))
+        self.groups.append(settings)
 
+    # -- what a subclass gives ------------------------------------------------------------------------------
+    def _check(self, group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _new_state(self, xp: Any, x: Array, group: dict[str, Any]) -> dict[str, Array]:
+        raise NotImplementedError
+
+    def _update(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    # -- what a training loop calls -------------------------------------------------------------------------
     @property
     def lr(self) -> Any:
-        """The learning rate of the first group; setting it sets that of all."""
+        """The learning rate of the first group; setting it sets that of every group.
+
+        Groups that shall keep rates of their own are set one by one: optimizer.groups[1]["lr"] = ...
+        """
         return self.groups[0]["lr"]
 
     @lr.setter
     def lr(self, value: float) -> None:
-        for group in self.groups:
-            group["lr"] = value
+        changed = [{**group, "lr": _plain(value)} for group in self.groups]
+        for group in changed:
+            self._check(group)
+        self.groups = changed
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place."""
-        states = iter(self.state)
-        for group in self.groups:
-            for parameter in group["params"]:
-                state = next(states)
-                if parameter.node.grad is not None:
-                    state["step"] = state.get("step", 0) + 1
-                    self.update(namespace((parameter.data,)), parameter.data, parameter.node.grad, state, group)
-
-    def update(self, xp: Any, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change one parameter w by its gradient g, in place; state is this parameter's own."""
-        raise NotImplementedError
+        """Update every parameter that has a gradient."""
+        self.step_count += 1
+        for p, state, group in zip(self.parameters, self.state, self._group_of, strict=True):
+            g = gradient_of(p)
+            if g is None:
+                continue
+            xp = namespace((p.data, g, *state.values()))
+            if not state:
+                state.update(step=0, **self._new_state(xp, p.data, self.groups[group]))
+            state["step"] += 1
+            self._update(xp, p.data, g, state, self.groups[group])
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for group in self.groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        """Forget all gradients: they become None, so that the next backward starts afresh."""
+        for p in self.parameters:
+            p.grad = None
 
+    # -- what a checkpoint needs ----------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """Return the settings of each group, and for each parameter in order its arrays and its count of steps."""
-        groups = [{name: value for name, value in group.items() if name != "params"} for group in self.groups]
-        return {"groups": groups, "state": [dict(entry) for entry in self.state]}
+        """Return copies of all that `load_state_dict` needs to go on as if never stopped.
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave. Raises ValueError when the parameters do not match it."""
-        parameters = [parameter for group in self.groups for parameter in group["params"]]
-        if len(saved["state"]) != len(parameters) or len(saved["groups"]) != len(self.groups):
-            came = f"{len(saved['state'])} parameters in {len(saved['groups'])} groups"
+        {"step": calls of step(), "groups": the settings of each group, "state": for each parameter a dict of
+        NumPy arrays and its own count "step" (an int); empty where no gradient has come yet}
+        """
+        return {
+            "step": self.step_count,
+            "groups": [dict(group) for group in self.groups],
+            "state": [
+                {name: to_numpy(v).copy() if hasattr(v, "dtype") else v for name, v in entry.items()}
+                for entry in self.state
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over settings and state; arrays go to the backend and dtype of their parameter.
+
+        Raises ValueError, changing nothing, where counts, names or shapes are not those of this optimizer.
+        """
+        if not isinstance(state, dict) or set(state) != {"step", "groups", "state"}:
+            came = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"an optimizer's state has step, groups and state; got {came}; write state_dict()")
+        for what, mine in (("groups", self.groups), ("state", self.state)):
+            if len(state[what]) != len(mine):
+                raise ValueError(
+                    f"this optimizer has {len(mine)} entries in {what!r}; got {len(state[what])}; "
+                    "build it from the same parameters in the same groups"
+                )
+        groups = [{name: _plain(value) for name, value in group.items()} for group in state["groups"]]
+        for mine, group in zip(self.groups, groups, strict=True):
+            if set(mine) != set(group):
+                raise ValueError(
+                    f"{type(self).__name__} has the settings {', '.join(mine)}; got {', '.join(group)}; "
+                    "load it with the optimizer that saved it"
+                )
+            self._check(group)
+        entries = [self._loaded(i, entry, groups[self._group_of[i]]) for i, entry in enumerate(state["state"])]
+        self.step_count, self.groups, self.state = int(state["step"]), groups, entries
+
+    def _loaded(self, i: int, entry: dict[str, Any], group: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of parameter i as it shall be kept, or raise ValueError."""
+        if not entry:
+            return {}
+        x = self.parameters[i].data
+        expected = self._new_state(namespace((x,)), x, group)
+        want = {name: array.shape for name, array in expected.items()}
+        came = {name: getattr(value, "shape", None) for name, value in entry.items() if name != "step"}
+        if want != came or "step" not in entry:
+            missing = "" if "step" in entry else " and no step"
             raise ValueError(
-                f"an optimizer's state fits its parameters; got {came} for {len(parameters)} in {len(self.groups)}; use the same model and optimizer"
+                f"the state of parameter {i} is step and {want}; got {came}{missing}; "
+                "build the optimizer and the model as they were when it was saved"
             )
-        self.state = [
-            {name: to_backend(value, backend_of(p.data)).copy() if hasattr(value, "dtype") else value for name, value in entry.items()}
-            for entry, p in zip(saved["state"], parameters, strict=True)
-        ]
-        for group, settings in zip(self.groups, saved["groups"], strict=True):
-            group.update({name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+        arrays = {name: to_backend(entry[name], backend_of(x)).astype(x.dtype, copy=True) for name in want}
+        return {"step": int(entry["step"]), **arrays}

@@ -1,36 +1,58 @@
-"""Stochastic gradient descent: downhill, with a memory of where downhill was."""
+"""Stochastic gradient descent."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
-from .optimizer import Optimizer
+from .optimizer import Optimizer, check_range
 
 
 class SGD(Optimizer):
-    """Step against the gradient.
+    """Step against the gradient, or against a running sum of past ones.
 
-        g ← g + λ·w              (L2: weight_decay λ)
-        m ← μ·m + g              (momentum μ; the first m is g)
-        w ← w − η·m              (nesterov: w − η·(g + μ·m))
+        g ← g + λ·θ                                     weight decay λ, here an L2 penalty
+        b ← μ·b + (1 − τ)·g        (b = g at first)     momentum μ, dampening τ
+        θ ← θ − η·g         plain      (μ = 0)
+        θ ← θ − η·b         momentum
+        θ ← θ − η·(g + μ·b) Nesterov
 
-    As PyTorch's, which keeps the learning rate η out of the momentum.
+    θ, g, b: one shape, that of the parameter. As in PyTorch the learning rate η stands outside the momentum, so
+    that a change of η takes effect at once; Sutskever et al. (ICML 2013) put it inside.
+    Raises ValueError for a value outside its range.
     """
 
-    def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False):
-        if nesterov and not momentum:
-            raise ValueError("nesterov needs a momentum; got momentum=0; write momentum=0.9")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
+        weight_decay: float = 0.0, nesterov: bool = False,
+    ):  # fmt: skip
+        super().__init__(params, {
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov,
+        })  # fmt: skip
 
-    def update(self, xp: Any, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _check(self, group: dict[str, Any]) -> None:
+        for name in ("lr", "momentum", "weight_decay"):
+            check_range(name, group[name], 0, float("inf"))
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError(
+                f"nesterov needs momentum > 0 and dampening = 0; got momentum={group['momentum']}, "
+                f"dampening={group['dampening']}; write momentum=0.9, dampening=0"
+            )
+
+    def _new_state(self, xp: Any, x: Array, group: dict[str, Any]) -> dict[str, Array]:
+        return {"momentum_buffer": xp.zeros_like(x)} if group["momentum"] else {}
+
+    def _update(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        momentum = group["momentum"]
         if group["weight_decay"]:
-            g = g + group["weight_decay"] * w
-        if group["momentum"]:
-            if "momentum" not in state:
-                state["momentum"] = g.copy()
+            g = g + group["weight_decay"] * x
+        if momentum:
+            b = state["momentum_buffer"]
+            if state["step"] == 1:
+                b[...] = g
             else:
-                state["momentum"] *= group["momentum"]
-                state["momentum"] += g
-            g = g + group["momentum"] * state["momentum"] if group["nesterov"] else state["momentum"]
-        w -= group["lr"] * g
+                b *= momentum
+                b += (1 - group["dampening"]) * g
+            g = g + momentum * b if group["nesterov"] else b
+        x -= group["lr"] * g

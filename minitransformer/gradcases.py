@@ -1,0 +1,264 @@
+"""One gradient check for each op, each module and each kind of model: for tests, and for `minitransformer gradcheck`.
+
+A case is a function of a generator that returns the function under check, the point, and options of `gradcheck`.
+Sizes are different primes, so that no transpose goes unnoticed; points keep away from kinks and ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import nn, ops
+from .backend import manual_seed
+from .gradcheck import GradcheckError, gradcheck
+from .models import GPT2, GPT2Config, Transformer, TransformerConfig
+from .tensor import Tensor
+from .tensor import _identity as identity
+
+Case = Callable[[np.random.Generator], tuple[Callable, list[np.ndarray], dict[str, Any]]]
+OPS: dict[str, Case] = {}
+MODULES: dict[str, Case] = {}
+MODELS: dict[str, Case] = {}
+POINTS = 2  # generic points for each case
+
+
+def away(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Draw numbers of both signs that keep 0.3 from zero and 0.001 from one another: no kink, no tie nearby."""
+    values = rng.permutation(int(np.prod(shape))) / max(int(np.prod(shape)), 1)
+    return ((0.3 + 1.7 * values) * rng.choice([-1, 1], values.shape)).reshape(shape)
+
+
+def _op(name: str, f: Callable, make: Callable[[np.random.Generator], list[np.ndarray]], **options: Any) -> None:
+    OPS[name] = lambda rng: (f, make(rng), options)
+
+
+def _normal(*shapes: tuple[int, ...]) -> Callable[[np.random.Generator], list[np.ndarray]]:
+    return lambda rng: [rng.standard_normal(shape) for shape in shapes]
+
+
+def _positive(*shapes: tuple[int, ...]) -> Callable[[np.random.Generator], list[np.ndarray]]:
+    return lambda rng: [0.5 + rng.random(shape) for shape in shapes]
+
+
+def _spread(*shapes: tuple[int, ...]) -> Callable[[np.random.Generator], list[np.ndarray]]:
+    return lambda rng: [away(rng, *shape) for shape in shapes]
+
+
+def _apart(rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw two arrays that broadcast, of which no pair of elements comes closer than 0.3."""
+    a = rng.standard_normal((3, 1))
+    return [a, a + away(rng, 3, 5)]
+
+
+ROW = (3, 5)
+_op("add", ops.add, _normal(ROW, (5,)))
+_op("subtract", ops.subtract, _normal((3, 1), ROW))
+_op("multiply", ops.multiply, _normal(ROW, (2, 1, 5)))
+_op("divide", ops.divide, lambda rng: [rng.standard_normal(ROW), away(rng, 5)])
+_op("scale", lambda x: ops.scale(x, factor=-1.7), _normal(ROW))
+_op("shift", lambda x: ops.shift(x, offset=2.5), _normal(ROW))
+_op("reciprocal", lambda x: ops.reciprocal(x, numerator=3.0), _spread(ROW))
+_op("power", lambda x: ops.power(x, exponent=2.5), _positive(ROW))
+_op("negative", ops.negative, _normal(ROW))
+_op("exp", ops.exp, _normal(ROW))
+_op("log", ops.log, _positive(ROW))
+_op("sqrt", ops.sqrt, _positive(ROW))
+_op("sin", ops.sin, _normal(ROW))
+_op("cos", ops.cos, _normal(ROW))
+_op("abs", ops.abs, _spread(ROW))
+_op("sign", lambda x: x * ops.sign(x), _spread(ROW))
+_op("maximum", ops.maximum, _apart)
+_op("minimum", ops.minimum, _apart)
+_op("where", lambda a, b: ops.where(np.arange(15).reshape(ROW) % 3 == 0, a, b), _normal(ROW, (5,)))
+_op("clip", lambda x: ops.clip(x, low=-1.9, high=0.15) * x, _spread(ROW))
+_op("erf", ops.erf, _normal(ROW))
+_op("_move", lambda x: x.to("float64") * x, _normal(ROW))
+_op("_identity", lambda x: x * identity(x), _normal(ROW))
+_op("sum", lambda x: ops.sum(x, axis=(0, 2)), _normal((2, 3, 5)))
+_op("mean", lambda x: ops.mean(x, axis=-1, keepdims=True), _normal((2, 3, 5)))
+_op("max", lambda x: ops.max(x, axis=1), lambda rng: [rng.permutation(30).reshape(2, 3, 5) / 5.0])
+_op("min", lambda x: ops.min(x, axis=-1, keepdims=True), lambda rng: [rng.permutation(30).reshape(2, 3, 5) / 5.0])
+_op("reshape", lambda x: x.reshape(5, -1), _normal((2, 3, 5)))
+_op("transpose", lambda x: ops.transpose(x, axes=(2, 0, 1)), _normal((2, 3, 5)))
+_op("swapaxes", lambda x: x.swapaxes(0, -1), _normal((2, 3, 5)))
+_op("broadcast_to", lambda x: ops.broadcast_to(x, (2, 3, 5)), _normal((3, 1)))
+_op("concatenate", lambda a, b: ops.concatenate([a, b, a], axis=1), _normal((3, 2, 5), (3, 7, 5)))
+_op("stack", lambda a, b: ops.stack([a, b, a], axis=1), _normal(ROW, ROW))
+_op("getitem", lambda x: x[np.array([0, 2, 2, 1]), 1:4], _normal(ROW))
+_op("scatter_add", lambda x: ops.scatter_add(x, index=np.array([1, 3, 1]), shape=(7, 5)), _normal(ROW))
+_op("take_along_axis", lambda x: ops.take_along_axis(x, np.array([[1, 1], [0, 4], [2, 3]])), _normal(ROW))
+_op("embedding", lambda w: ops.embedding(np.array([[0, 2, 2], [1, 6, 0]]), w), _normal((7, 3)))
+_op("matmul", ops.matmul, _normal((2, 1, 3, 5), (7, 5, 2)))
+_op("linear", ops.linear, _normal((2, 3, 5), (7, 5), (7,)))
+_op("einsum", lambda a, b, c: ops.einsum("bqk,bsk,hx->bsqh", a, b, c), _normal((2, 3, 5), (2, 7, 5), (3, 2)))
+_op("relu", ops.relu, _spread(ROW))
+_op("tanh", ops.tanh, _normal(ROW))
+_op("sigmoid", ops.sigmoid, _normal(ROW))
+_op("silu", ops.silu, _normal(ROW))
+_op("gelu", ops.gelu, _normal(ROW))
+_op("gelu (tanh)", lambda x: ops.gelu(x, approximate="tanh"), _normal(ROW))
+_op("softmax", ops.softmax, _normal(ROW))
+_op("softmax (axis, mask)", lambda x: ops.softmax(x, axis=0, mask=np.arange(15).reshape(ROW) % 4 > 0), _normal(ROW))
+_op("log_softmax", ops.log_softmax, _normal(ROW))
+_op("layer_norm", ops.layer_norm, _normal(ROW, (5,), (5,)))
+_op("rms_norm", ops.rms_norm, _normal(ROW, (5,)))
+_op("cross_entropy", lambda x: ops.cross_entropy(x, np.array([1, -100, 4])), _normal(ROW))
+_op(
+    "cross_entropy (smooth, weighted)",
+    lambda x: ops.cross_entropy(x, np.array([1, 3, 4]), label_smoothing=0.1, weight=np.array([0.5, 1, 2, 3, 0.1]), reduction="none"),
+    _normal(ROW),
+)
+
+
+def _dropout(x: Tensor) -> Any:
+    manual_seed(7)
+    return ops.dropout(x * x, 0.4)
+
+
+def _masked(q: Any, k: Any, v: Any) -> Any:
+    manual_seed(7)
+    mask = np.array([[True, True, True, False, True, False, True], [False] * 7, [True] * 7])
+    return ops.scaled_dot_product_attention(q, k, v, mask, dropout_p=0.2)
+
+
+_op("dropout", _dropout, _normal(ROW))
+HEADS = ((2, 3, 5), (2, 7, 5), (2, 7, 11))
+_op("attention_weights", lambda q, k: ops.attention_weights(q, k, causal=True), _normal(*HEADS[:2]))
+_op("scaled_dot_product_attention", lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, causal=True), _normal(*HEADS))
+_op("scaled_dot_product_attention (mask)", _masked, _normal(*HEADS))
+
+
+def functional(module: nn.Module) -> tuple[Callable, list[np.ndarray], list[str]]:
+    """Return a module as a function f(parameters, *inputs), its parameters as float64 arrays, and their names."""
+    names = [name for name, _ in module.named_parameters()]
+    owners = {name: [] for name in names}  # type: dict[str, list[tuple[nn.Module, str]]]
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    for owner in module.modules():
+        for attribute, value in vars(owner).items():
+            if isinstance(value, nn.Parameter):
+                owners[first[id(value)]].append((owner, attribute))
+    arrays = [parameter.numpy().astype("float64") for parameter in module.parameters()]
+
+    def f(parameters: Any, *inputs: Any) -> Any:
+        before = [(owner, attribute, getattr(owner, attribute)) for places in owners.values() for owner, attribute in places]
+        try:
+            for name, tensor in zip(names, parameters, strict=True):
+                for owner, attribute in owners[name]:
+                    setattr(owner, attribute, tensor)
+            return module(*inputs)
+        finally:
+            for owner, attribute, value in before:
+                setattr(owner, attribute, value)
+
+    return f, arrays, names
+
+
+def _module(
+    table: dict[str, Case],
+    name: str,
+    make: Callable[[], nn.Module],
+    inputs: Callable[[np.random.Generator], list[np.ndarray]],
+    call: Callable = lambda f, p, *xs: f(p, *xs),
+    **options: Any,
+) -> None:
+    """Add a case for a module: its parameters and its floating inputs are checked together."""
+
+    def case(rng: np.random.Generator) -> tuple[Callable, list[np.ndarray], dict[str, Any]]:
+        manual_seed(int(rng.integers(1000)))
+        f, parameters, names = functional(make())
+        xs = inputs(rng)
+        # Norms start at 1 and biases at 0, where errors hide: move every parameter to a generic place.
+        parameters = [p + 0.3 * rng.standard_normal(p.shape) for p in parameters]
+        labels = [f"input {i}" for i in range(len(xs))] + names
+        zero = [i for i, label in enumerate(labels) if label.endswith("k_proj.bias")]  # softmax cannot see a shift of all keys
+
+        def run(*tensors: Any) -> Any:
+            manual_seed(7)
+            return call(f, tensors[len(xs) :], *tensors[: len(xs)])
+
+        return run, [*xs, *parameters], {"names": labels, "zero": zero, **options}
+
+    table[name] = case
+
+
+MASK = np.array([[True] * 5, [True, True, True, False, False]])
+_module(MODULES, "Linear", lambda: nn.Linear(5, 3), _normal((2, 5)))
+_module(MODULES, "Embedding", lambda: nn.Embedding(7, 3), lambda rng: [], lambda f, p: f(p, np.array([[1, 1, 4]])))
+_module(MODULES, "LayerNorm", lambda: nn.LayerNorm(5), _normal((2, 3, 5)))
+_module(MODULES, "RMSNorm", lambda: nn.RMSNorm(5), _normal((2, 3, 5)))
+_module(MODULES, "Dropout", lambda: nn.Sequential(nn.Dropout(0.4), nn.Linear(5, 3)), _normal((3, 5)))
+_module(MODULES, "GELU", lambda: nn.GELU(), _normal((3, 5)))
+_module(MODULES, "ReLU", lambda: nn.ReLU(), _spread((3, 5)))
+_module(MODULES, "SiLU", lambda: nn.SiLU(), _normal((3, 5)))
+_module(MODULES, "Sequential", lambda: nn.Sequential(nn.Linear(5, 3), nn.GELU("tanh"), nn.Linear(3, 2)), _normal((3, 5)))
+_module(MODULES, "SinusoidalPositions", lambda: nn.SinusoidalPositions(11, 6), lambda rng: [rng.standard_normal((2, 3, 6))])
+_module(MODULES, "LearnedPositions", lambda: nn.LearnedPositions(5, 6), _normal((2, 3, 6)), lambda f, p, x: f(p, x))
+_module(MODULES, "NoPositions", nn.NoPositions, _normal((2, 3, 6)))
+_module(MODULES, "MultiHeadAttention", lambda: nn.MultiHeadAttention(6, 2), _normal((2, 5, 6)), lambda f, p, x: f(p, x, None, None, None, MASK))
+_module(MODULES, "MultiHeadAttention (causal)", lambda: nn.MultiHeadAttention(6, 3), _normal((2, 5, 6)), lambda f, p, x: f(p, x, None, None, None, None, True))  # fmt: skip
+_module(MODULES, "MultiHeadAttention (cross)", lambda: nn.MultiHeadAttention(6, 2, dropout=0.2), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, None, MASK))  # fmt: skip
+_module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
+for _norm in ("pre", "post"):
+    _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, MASK))  # type: ignore[misc]  # fmt: skip
+    _module(MODULES, f"DecoderLayer ({_norm})", lambda n=_norm: nn.DecoderLayer(6, 2, 7, 0.1, n, "silu"), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, MASK), max_coordinates=12)  # type: ignore[misc]  # fmt: skip
+_module(MODULES, "Encoder", lambda: nn.Encoder([nn.EncoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6), _normal((2, 5, 6)), lambda f, p, x: f(p, x, MASK))
+_module(MODULES, "Decoder", lambda: nn.Decoder([nn.DecoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, MASK), max_coordinates=12)  # fmt: skip
+
+SOURCE = np.array([[4, 5, 5, 6, 3], [3, 6, 4, 0, 0]])
+TARGET_IN, TARGET_OUT = np.array([[1, 6, 5, 5], [1, 4, 6, 0]]), np.array([[6, 5, 5, 2], [4, 6, 2, 0]])
+
+
+def _seq2seq(model: Transformer) -> nn.Module:
+    """Wrap a model so that calling it computes its loss."""
+    return _Loss(model, lambda m: ops.cross_entropy(m(SOURCE, TARGET_IN), TARGET_OUT, ignore_index=0, label_smoothing=0.1))
+
+
+class _Loss(nn.Module):
+    def __init__(self, model: nn.Module, compute: Callable):
+        self.model, self.compute = model, compute
+
+    def forward(self) -> Any:
+        return self.compute(self.model)
+
+
+for _norm, _ties, _where in (("pre", "none", "sinusoidal"), ("post", "all", "learned"), ("pre", "target", "none")):
+    _config = TransformerConfig(7, 7, 6, 2, 1, 5, 0.1, 5, _norm, "gelu", _where, _ties)
+    _module(MODELS, f"Transformer ({_norm}, tied {_ties})", lambda c=_config: _seq2seq(Transformer(c)), lambda rng: [], lambda f, p: f(p), max_coordinates=6)  # type: ignore[misc]  # fmt: skip
+_module(
+    MODELS,
+    "GPT2",
+    lambda: _Loss(GPT2(GPT2Config(7, 5, 6, 2, 2, 5, 0.1)), lambda m: ops.cross_entropy(m(TARGET_IN), TARGET_OUT)),
+    lambda rng: [],
+    lambda f, p: f(p),
+    max_coordinates=6,
+)
+
+
+def run(only: str | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Run the cases whose names contain `only`, at two points each, and yield a row of figures for each.
+
+    Raises ValueError when no name does.
+    """
+    table = {**OPS, **MODULES, **MODELS}
+    chosen = {name: case for name, case in table.items() if only is None or only.lower() in name.lower()}
+    if not chosen:
+        raise ValueError(f"gradcheck knows {len(table)} names; got {only!r}, which none contains; write gradcheck layer_norm")
+    for name, case in chosen.items():
+        yield check(name, case, seed)
+
+
+def check(name: str, case: Case, seed: int = 0) -> dict[str, Any]:
+    """Check one case at two points, at first and second order; a failure is told in the row."""
+    row: dict[str, Any] = {"name": name, "points": 0, "first": 0.0, "second": 0.0, "ok": True, "message": ""}
+    for point in range(POINTS):
+        f, arrays, options = case(np.random.default_rng([seed, point]))
+        try:
+            report = gradcheck(f, *arrays, order=2, seed=point, **options)
+        except GradcheckError as error:
+            return {**row, "first": None, "second": None, "ok": False, "message": str(error)}
+        row["points"] += report.points
+        row["first"], row["second"] = max(row["first"], report.worst[0]), max(row["second"], report.worst[1])
+    return row
