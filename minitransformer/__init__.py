@@ -5,11 +5,22 @@ from . import ops as functional
 from .backend import get_backend, manual_seed, set_backend, use_backend
 from .checkpoint import load, save
 from .gradcheck import gradcheck
-from .tensor import PRIMITIVES, Parameter, Tensor, enable_grad, grad, gradients, no_grad, primitive, tensor, value_and_grad
+from .tensor import (
+    PRIMITIVES,
+    Parameter,
+    Tensor,
+    enable_grad,
+    grad,
+    gradients,
+    no_grad,
+    primitive,
+    tensor,
+    value_and_grad,
+)
 
 __version__ = "0.1.0"
 __all__ = [
-    "PRIMITIVES", "Parameter", "Tensor", "data", "enable_grad", "functional", "get_backend", "grad", "gradcheck", "gradients",
-    "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive", "save", "set_backend", "tensor",
-    "use_backend", "value_and_grad",
+    "PRIMITIVES", "Parameter", "Tensor", "data", "enable_grad", "functional", "get_backend", "grad", "gradcheck",
+    "gradients", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive", "save", "set_backend",
+    "tensor", "use_backend", "value_and_grad",
 ]  # fmt: skip

@@ -26,7 +26,8 @@ def require_safetensors() -> Any:
         import safetensors.numpy
     except ImportError as error:
         raise RuntimeError(
-            "saving and loading need the package safetensors; it is not installed here; write pip install 'minitransformer[train]'"
+            "saving and loading need the package safetensors; it is not installed here; "
+            "write pip install 'minitransformer[train]'"
         ) from error
     return safetensors
 
@@ -79,7 +80,9 @@ def save(path: Path | str, tensors: dict[str, Any]) -> None:
     for name, value in tensors.items():
         array = as_array(value)
         if not isinstance(name, str) or not hasattr(array, "dtype"):
-            raise TypeError(f"save takes a dict of names to arrays; got {name!r}: {type(value).__name__}; convert it first")
+            raise TypeError(
+                f"save takes a dict of names to arrays; got {name!r}: {type(value).__name__}; convert it first"
+            )
         arrays[name] = np.ascontiguousarray(to_numpy(array)).reshape(array.shape)
     write_atomically(path, require_safetensors().numpy.save(arrays))
 
@@ -95,11 +98,15 @@ def load(path: Path | str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise ValueError(f"expected a safetensors file; {path} does not exist; check the path") from None
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"expected a safetensors file; {path} is cut short or of another format ({error}); use another") from None
+        raise ValueError(
+            f"expected a safetensors file; {path} is cut short or of another format ({error}); use another"
+        ) from None
 
 
 # -- checkpoints of a run: checkpoint/step-00001500/{model,optimizer}.safetensors and state.json ------------------
-def save_checkpoint(folder: Path, step: int, model: dict[str, Any], optimizer: dict[str, Any], state: dict[str, Any]) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, model: dict[str, Any], optimizer: dict[str, Any], state: dict[str, Any]
+) -> Path:
     """Write a checkpoint aside, then rename its folder into place: it is there whole, or not at all.    → its folder"""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"

@@ -44,7 +44,10 @@ def _new_run(task: str, out: str | None) -> Path:
     if out is not None:
         folder = Path(out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"a new run goes to a new folder; {folder} exists and is not empty; choose another --out, or --resume {folder}")
+            raise ValueError(
+                f"a new run goes to a new folder; {folder} exists and is not empty; "
+                f"choose another --out, or --resume {folder}"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     number = 1
@@ -70,9 +73,13 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         folder = Path(arguments.resume)
         if settings or arguments.out or arguments.task:
-            raise ValueError("--resume goes on with the run as it was set; got other options too; give --resume RUN alone")
+            raise ValueError(
+                "--resume goes on with the run as it was set; got other options too; give --resume RUN alone"
+            )
         if not (folder / "config.json").is_file():
-            raise ValueError(f"--resume takes the folder of a run; {folder} has no config.json; write --resume runs/reversal-001")
+            raise ValueError(
+                f"--resume takes the folder of a run; {folder} has no config.json; write --resume runs/reversal-001"
+            )
         config = TrainConfig.from_dict(checkpoint.read_json(folder / "config.json"))
     else:
         config = tasks.make_config(arguments.task or "reversal", settings)
@@ -81,7 +88,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     task = tasks.make_task(config)  # reads and checks all data, before anything is written
     if arguments.resume:
         if checkpoint.read_json(folder / "tokenizer.json") != task.vocabulary():
-            raise ValueError(f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run")
+            raise ValueError(
+                f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run"
+            )
         if not checkpoint.checkpoints(folder / "checkpoint"):
             arguments.resume = None  # stopped before its first checkpoint: begin again, to the same result
     else:
@@ -102,7 +111,12 @@ def run_train(arguments: argparse.Namespace) -> int:
         raise
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (folder / "figures").mkdir(exist_ok=True)
-    draw.loss_curve([line["step"] for line in log], [line["loss"] for line in log], folder / "figures" / "loss.png", title=config.task)
+    draw.loss_curve(
+        [line["step"] for line in log],
+        [line["loss"] for line in log],
+        folder / "figures" / "loss.png",
+        title=config.task,
+    )
     task.figures(folder / "figures")
     examples = task.examples()
     result = {"task": config.task, **result, "examples": examples, "run": str(folder)}
@@ -116,9 +130,13 @@ def _summary(result: dict[str, Any], examples: list[tuple[str, str]], folder: Pa
     if "exact_match" in result:
         lines.append(f"exact match on {result['held_out']} held-out sequences: {100 * result['exact_match']:.2f} %")
     if "bleu" in result:
-        lines.append(f"BLEU {result['bleu']:.2f}   chrF {result['chrf']:.2f}   (padding {100 * result['padding']:.1f} % of all positions)")
+        lines.append(
+            f"BLEU {result['bleu']:.2f}   chrF {result['chrf']:.2f}   (padding {100 * result['padding']:.1f} %)"
+        )
     if "validation_loss" in result:
-        lines.append(f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
+        lines.append(
+            f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
+        )
     lines += [f"{source} → {output}" for source, output in examples]
     return [*lines, f"run: {folder} (config.json, metrics.jsonl, result.json, checkpoint/, figures/)"]
 
@@ -138,7 +156,9 @@ def _stdin() -> list[str]:
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"input is UTF-8; standard input is not, at byte {error.start}; convert it with iconv") from None
+        raise ValueError(
+            f"input is UTF-8; standard input is not, at byte {error.start}; convert it with iconv"
+        ) from None
 
 
 def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
@@ -147,7 +167,9 @@ def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
     backend.set_backend(arguments.backend or "numpy")
     task = tasks.load_task(arguments.model)
     if sequences is not None and sequences != isinstance(task, tasks.SequenceTask):
-        need = "an encoder-decoder; write generate --model" if sequences else "a language model; write translate --model"
+        need = (
+            "an encoder-decoder; write generate --model" if sequences else "a language model; write translate --model"
+        )
         raise ValueError(f"this command needs a run of the other kind; {arguments.model} is not {need} for it")
     return task
 
@@ -156,7 +178,10 @@ def run_generate(arguments: argparse.Namespace) -> int:
     """Continue a prompt with a language model."""
     task = _load(arguments, sequences=False)
     if arguments.tokens < 1 or arguments.temperature < 0:
-        raise ValueError(f"generate needs tokens >= 1 and temperature >= 0; got {arguments.tokens} and {arguments.temperature}; write --tokens 100")
+        raise ValueError(
+            "generate needs tokens >= 1 and temperature >= 0; "
+            f"got {arguments.tokens} and {arguments.temperature}; write --tokens 100"
+        )
     text = task.write(arguments.prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed or 0)
     _show({"text": text}, arguments.json, [text])
     return 0
@@ -172,9 +197,13 @@ def run_attend(arguments: argparse.Namespace) -> int:
     weights, columns, rows = task.attention(arguments.source, arguments.target)
     arguments.kind = arguments.kind or list(weights)[-1]
     if arguments.kind not in weights:
-        raise ValueError(f"this model has {', '.join(weights)} attention; got {arguments.kind!r}; write --kind {next(iter(weights))}")
+        raise ValueError(
+            f"this model has {', '.join(weights)} attention; got {arguments.kind!r}; write --kind {next(iter(weights))}"
+        )
     source_side, target_side = columns, ["<bos>", *rows[:-1]]
-    rows, columns = {"encoder": (source_side,) * 2, "decoder": (target_side,) * 2, "cross": (rows, source_side)}[arguments.kind]
+    rows, columns = {"encoder": (source_side,) * 2, "decoder": (target_side,) * 2, "cross": (rows, source_side)}[
+        arguments.kind
+    ]
     if len(weights) == 1:
         rows = columns = source_side
     grid = np.stack(weights[arguments.kind])
@@ -193,7 +222,11 @@ def run_attend(arguments: argparse.Namespace) -> int:
         draw.attention_heatmap(grid[0, 0], rows, columns, path, title)
     else:
         draw.attention_grid(grid, rows, columns, path, title)
-    _show({"figure": str(path), "rows": list(rows), "columns": list(columns)}, arguments.json, [f"drawn: {path} (and .svg, .json)"])
+    _show(
+        {"figure": str(path), "rows": list(rows), "columns": list(columns)},
+        arguments.json,
+        [f"drawn: {path} (and .svg, .json)"],
+    )
     return 0
 
 
@@ -208,9 +241,16 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
         rows.append(row)
         if not arguments.json:
             figures = "".join(f"{'-' if e is None else f'{e:.1e}':>12}" for e in (row["first"], row["second"]))
-            print(f"{row['name']:<34}{row['points']:>8}{figures}  {'ok' if row['ok'] else 'FAILED: ' + row['message']}", flush=True)
+            print(
+                f"{row['name']:<34}{row['points']:>8}{figures}  {'ok' if row['ok'] else 'FAILED: ' + row['message']}",
+                flush=True,
+            )
     failed = sum(not row["ok"] for row in rows)
-    _show({"checked": len(rows), "failed": failed, "rows": rows}, arguments.json, [f"{len(rows)} checked, {failed} failed"])
+    _show(
+        {"checked": len(rows), "failed": failed, "rows": rows},
+        arguments.json,
+        [f"{len(rows)} checked, {failed} failed"],
+    )
     return 1 if failed else 0
 
 
@@ -224,7 +264,12 @@ def _common(parser: argparse.ArgumentParser, run: Any) -> None:
 def _training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="where the run goes (default: runs/TASK-001, ...)")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, to the same weights")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a field of the config: steps batch_size learning_rate d_model ...")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="change a field of the config: steps batch_size learning_rate d_model ...",
+    )
     _common(parser, run_train)
 
 
@@ -243,25 +288,37 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, about: str, example: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=about, description=about, formatter_class=raw, epilog=f"example:\n  minitransformer {example}")
+        return commands.add_parser(
+            name, help=about, description=about, formatter_class=raw, epilog=f"example:\n  minitransformer {example}"
+        )
 
-    train = command("train", "train a task: reversal, numbers, translate, lm", "train translate --pairs pairs.tsv --set steps=2000")
+    train = command(
+        "train", "train a task: reversal, numbers, translate, lm", "train translate --pairs pairs.tsv --set steps=2000"
+    )
     train.add_argument("task", nargs="?", help="reversal, numbers, translate (with --pairs) or lm (with --text)")
     train.add_argument("--pairs", metavar="FILE", help="UTF-8, source TAB target, one pair a line")
     train.add_argument("--text", metavar="FILE", help="UTF-8 text for a language model")
     _training(train)
 
-    translate = command("translate", "translate texts, or lines of standard input", "translate --model runs/numbers-001 eighty-seven")
+    translate = command(
+        "translate", "translate texts, or lines of standard input", "translate --model runs/numbers-001 eighty-seven"
+    )
     translate.add_argument("source", nargs="*", help="texts; without any, lines of standard input")
-    generate = command("generate", "continue a text with a language model", "generate --model runs/lm-001 --prompt 'The '")
+    generate = command(
+        "generate", "continue a text with a language model", "generate --model runs/lm-001 --prompt 'The '"
+    )
     generate.add_argument("--prompt", required=True)
     generate.add_argument("--tokens", type=int, default=100, help="how many tokens to write (default: 100)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     generate.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest, 0 for all (default: 40)")
-    attend = command("attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1")
+    attend = command(
+        "attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1"
+    )
     attend.add_argument("source")
     attend.add_argument("target", nargs="?", help="default: the model's own translation")
-    attend.add_argument("--kind", default=None, choices=("cross", "encoder", "decoder"), help="which attention (default: cross)")
+    attend.add_argument(
+        "--kind", default=None, choices=("cross", "encoder", "decoder"), help="which attention (default: cross)"
+    )
     attend.add_argument("--layer", type=int, help="one layer, from 1 (default: all)")
     attend.add_argument("--head", type=int, help="one head, from 1 (default: all)")
     attend.add_argument("--out", metavar="FOLDER", help="where figures go (default: the run's figures/)")

@@ -22,7 +22,9 @@ def sampler(temperature: float = 1.0, top_k: int = 0, seed: int = 0) -> Callable
     scores: (B, V) → (B,).    Raises ValueError unless temperature > 0 and top_k ≥ 0.
     """
     if temperature <= 0 or top_k < 0:
-        raise ValueError(f"sampling needs temperature > 0 and top_k >= 0; got {temperature} and {top_k}; write temperature=0.8")
+        raise ValueError(
+            f"sampling needs temperature > 0 and top_k >= 0; got {temperature} and {top_k}; write temperature=0.8"
+        )
     rng = np.random.default_rng(seed)
 
     def choose(scores: np.ndarray) -> np.ndarray:
@@ -30,7 +32,9 @@ def sampler(temperature: float = 1.0, top_k: int = 0, seed: int = 0) -> Callable
         if 0 < top_k < scores.shape[-1]:
             limit = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
             scores = np.where(scores >= limit, scores, -np.inf)
-        gumbel = -np.log(rng.exponential(size=scores.shape))  # argmax(scores + Gumbel noise) is a draw from softmax(scores)
+        gumbel = -np.log(
+            rng.exponential(size=scores.shape)
+        )  # argmax(scores + Gumbel noise) is a draw from softmax(scores)
         return (scores + gumbel).argmax(axis=-1)
 
     return choose

@@ -108,7 +108,9 @@ _op("rms_norm", ops.rms_norm, _normal(ROW, (5,)))
 _op("cross_entropy", lambda x: ops.cross_entropy(x, np.array([1, -100, 4])), _normal(ROW))
 _op(
     "cross_entropy (smooth, weighted)",
-    lambda x: ops.cross_entropy(x, np.array([1, 3, 4]), label_smoothing=0.1, weight=np.array([0.5, 1, 2, 3, 0.1]), reduction="none"),
+    lambda x: ops.cross_entropy(
+        x, np.array([1, 3, 4]), label_smoothing=0.1, weight=np.array([0.5, 1, 2, 3, 0.1]), reduction="none"
+    ),
     _normal(ROW),
 )
 
@@ -127,7 +129,11 @@ def _masked(q: Any, k: Any, v: Any) -> Any:
 _op("dropout", _dropout, _normal(ROW))
 HEADS = ((2, 3, 5), (2, 7, 5), (2, 7, 11))
 _op("attention_weights", lambda q, k: ops.attention_weights(q, k, causal=True), _normal(*HEADS[:2]))
-_op("scaled_dot_product_attention", lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, causal=True), _normal(*HEADS))
+_op(
+    "scaled_dot_product_attention",
+    lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, causal=True),
+    _normal(*HEADS),
+)
 _op("scaled_dot_product_attention (mask)", _masked, _normal(*HEADS))
 
 
@@ -143,7 +149,9 @@ def functional(module: nn.Module) -> tuple[Callable, list[np.ndarray], list[str]
     arrays = [parameter.numpy().astype("float64") for parameter in module.parameters()]
 
     def f(parameters: Any, *inputs: Any) -> Any:
-        before = [(owner, attribute, getattr(owner, attribute)) for places in owners.values() for owner, attribute in places]
+        before = [
+            (owner, attribute, getattr(owner, attribute)) for places in owners.values() for owner, attribute in places
+        ]
         try:
             for name, tensor in zip(names, parameters, strict=True):
                 for owner, attribute in owners[name]:
@@ -173,7 +181,9 @@ def _module(
         # Norms start at 1 and biases at 0, where errors hide: move every parameter to a generic place.
         parameters = [p + 0.3 * rng.standard_normal(p.shape) for p in parameters]
         labels = [f"input {i}" for i in range(len(xs))] + names
-        zero = [i for i, label in enumerate(labels) if label.endswith("k_proj.bias")]  # softmax cannot see a shift of all keys
+        zero = [
+            i for i, label in enumerate(labels) if label.endswith("k_proj.bias")
+        ]  # softmax cannot see a shift of all keys
 
         def run(*tensors: Any) -> Any:
             manual_seed(7)
@@ -193,18 +203,34 @@ _module(MODULES, "Dropout", lambda: nn.Sequential(nn.Dropout(0.4), nn.Linear(5, 
 _module(MODULES, "GELU", lambda: nn.GELU(), _normal((3, 5)))
 _module(MODULES, "ReLU", lambda: nn.ReLU(), _spread((3, 5)))
 _module(MODULES, "SiLU", lambda: nn.SiLU(), _normal((3, 5)))
-_module(MODULES, "Sequential", lambda: nn.Sequential(nn.Linear(5, 3), nn.GELU("tanh"), nn.Linear(3, 2)), _normal((3, 5)))
-_module(MODULES, "SinusoidalPositions", lambda: nn.SinusoidalPositions(11, 6), lambda rng: [rng.standard_normal((2, 3, 6))])
+_module(
+    MODULES, "Sequential", lambda: nn.Sequential(nn.Linear(5, 3), nn.GELU("tanh"), nn.Linear(3, 2)), _normal((3, 5))
+)
+_module(
+    MODULES, "SinusoidalPositions", lambda: nn.SinusoidalPositions(11, 6), lambda rng: [rng.standard_normal((2, 3, 6))]
+)
 _module(MODULES, "LearnedPositions", lambda: nn.LearnedPositions(5, 6), _normal((2, 3, 6)), lambda f, p, x: f(p, x))
 _module(MODULES, "NoPositions", nn.NoPositions, _normal((2, 3, 6)))
-_module(MODULES, "MultiHeadAttention", lambda: nn.MultiHeadAttention(6, 2), _normal((2, 5, 6)), lambda f, p, x: f(p, x, None, None, None, MASK))
+_module(
+    MODULES,
+    "MultiHeadAttention",
+    lambda: nn.MultiHeadAttention(6, 2),
+    _normal((2, 5, 6)),
+    lambda f, p, x: f(p, x, None, None, None, MASK),
+)
 _module(MODULES, "MultiHeadAttention (causal)", lambda: nn.MultiHeadAttention(6, 3), _normal((2, 5, 6)), lambda f, p, x: f(p, x, None, None, None, None, True))  # fmt: skip
 _module(MODULES, "MultiHeadAttention (cross)", lambda: nn.MultiHeadAttention(6, 2, dropout=0.2), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, None, MASK))  # fmt: skip
 _module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
 for _norm in ("pre", "post"):
     _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, MASK))  # type: ignore[misc]  # fmt: skip
     _module(MODULES, f"DecoderLayer ({_norm})", lambda n=_norm: nn.DecoderLayer(6, 2, 7, 0.1, n, "silu"), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, MASK), max_coordinates=12)  # type: ignore[misc]  # fmt: skip
-_module(MODULES, "Encoder", lambda: nn.Encoder([nn.EncoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6), _normal((2, 5, 6)), lambda f, p, x: f(p, x, MASK))
+_module(
+    MODULES,
+    "Encoder",
+    lambda: nn.Encoder([nn.EncoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6),
+    _normal((2, 5, 6)),
+    lambda f, p, x: f(p, x, MASK),
+)
 _module(MODULES, "Decoder", lambda: nn.Decoder([nn.DecoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, MASK), max_coordinates=12)  # fmt: skip
 
 SOURCE = np.array([[4, 5, 5, 6, 3], [3, 6, 4, 0, 0]])
@@ -213,7 +239,9 @@ TARGET_IN, TARGET_OUT = np.array([[1, 6, 5, 5], [1, 4, 6, 0]]), np.array([[6, 5,
 
 def _seq2seq(model: Transformer) -> nn.Module:
     """Wrap a model so that calling it computes its loss."""
-    return _Loss(model, lambda m: ops.cross_entropy(m(SOURCE, TARGET_IN), TARGET_OUT, ignore_index=0, label_smoothing=0.1))
+    return _Loss(
+        model, lambda m: ops.cross_entropy(m(SOURCE, TARGET_IN), TARGET_OUT, ignore_index=0, label_smoothing=0.1)
+    )
 
 
 class _Loss(nn.Module):
@@ -245,7 +273,9 @@ def run(only: str | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
     table = {**OPS, **MODULES, **MODELS}
     chosen = {name: case for name, case in table.items() if only is None or only.lower() in name.lower()}
     if not chosen:
-        raise ValueError(f"gradcheck knows {len(table)} names; got {only!r}, which none contains; write gradcheck layer_norm")
+        raise ValueError(
+            f"gradcheck knows {len(table)} names; got {only!r}, which none contains; write gradcheck layer_norm"
+        )
     for name, case in chosen.items():
         yield check(name, case, seed)
 

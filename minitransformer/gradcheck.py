@@ -51,20 +51,29 @@ def _outputs(f: Callable, arrays: Sequence[Any]) -> list[Tensor]:
     outputs = list(y) if isinstance(y, tuple | list) else [y]
     for out in outputs:
         if not isinstance(out, Tensor):
-            raise TypeError(f"gradcheck needs a function that returns Tensors; got {type(out).__name__}; use the ops of mt.ops")
+            raise TypeError(
+                f"gradcheck needs a function that returns Tensors; got {type(out).__name__}; use the ops of mt.ops"
+            )
         if out.dtype != np.float64:
-            raise TypeError(f"gradcheck works in float64; the function returned {out.dtype}; look for an array of that dtype inside it")
+            raise TypeError(
+                f"gradcheck works in float64; the function returned {out.dtype}; "
+                "look for an array of that dtype inside it"
+            )
     return outputs
 
 
 def _scalar(f: Callable, rng: np.random.Generator, arrays: Sequence[np.ndarray]) -> Callable[..., Tensor]:
-    """Return φ(x) = Σ u·f(x), with a random u: with one of ones, softmax and LayerNorm would have no gradient at all."""
+    """Return φ(x) = Σ u·f(x), u random: with one of ones softmax and LayerNorm would have no gradient at all."""
     with no_grad():
         first, second = ([t.numpy() for t in _outputs(f, [Tensor(a) for a in arrays])] for _ in range(2))
     if any((a != b).any() for a, b in zip(first, second, strict=True)):
-        raise GradcheckError("a function under check gives the same values each time; this one does not; fix its dropout mask or seed")
+        raise GradcheckError(
+            "a function under check gives the same values each time; this one does not; fix its dropout mask or seed"
+        )
     if not all(np.isfinite(a).all() for a in first):
-        raise GradcheckError("a function under check is finite; this one returned NaN or infinity; choose another point")
+        raise GradcheckError(
+            "a function under check is finite; this one returned NaN or infinity; choose another point"
+        )
     cotangents = [rng.standard_normal(a.shape) for a in first]
 
     def phi(*xs: Any) -> Tensor:
@@ -104,7 +113,10 @@ def gradcheck(
     """
     for i, array in enumerate(arrays):
         if not isinstance(array, np.ndarray) or array.dtype != np.float64:
-            raise TypeError(f"gradcheck takes float64 arrays; argument {i} is {getattr(array, 'dtype', type(array).__name__)}; write a.astype('float64')")
+            raise TypeError(
+                "gradcheck takes float64 arrays; "
+                f"argument {i} is {getattr(array, 'dtype', type(array).__name__)}; write a.astype('float64')"
+            )
         if not np.isfinite(array).all():
             raise ValueError(f"gradcheck takes finite arrays; argument {i} is not; choose another point")
     if order < 1:
@@ -137,7 +149,9 @@ def _directional(phi: Callable, every: tuple[int, ...], along: list[np.ndarray])
 class _Check:
     """One order of one function at one point."""
 
-    def __init__(self, phi: Callable, gradient: Callable, arrays: Any, labels: list[str], order: int, rtol: float, rng: Any):
+    def __init__(
+        self, phi: Callable, gradient: Callable, arrays: Any, labels: list[str], order: int, rtol: float, rng: Any
+    ):
         self.phi, self.arrays, self.labels, self.order, self.rtol, self.rng = phi, arrays, labels, order, rtol, rng
         self.analytic = [g.numpy() for g in gradient(*arrays)]
         self.points = 0
@@ -178,18 +192,24 @@ class _Check:
             if flat and np.abs(a).max(initial=0) < 1e-9:
                 if self.order == 1 and i not in zero:
                     raise GradcheckError(
-                        f"a gradient of zero proves nothing; that of {self.labels[i]} is zero throughout; change the function, or say zero=[{i}]"
+                        f"a gradient of zero proves nothing; that of {self.labels[i]} is zero throughout; "
+                        f"change the function, or say zero=[{i}]"
                     )
                 continue
             if i in zero and self.order == 1:
-                raise GradcheckError(f"the gradient of {self.labels[i]} was said to be zero; it has a size of {rms:.3g}; remove {i} from zero")
+                raise GradcheckError(
+                    f"the gradient of {self.labels[i]} was said to be zero; it has a size of {rms:.3g}; "
+                    f"remove {i} from zero"
+                )
             for place, value, (number, doubt) in zip(places, a, numbers, strict=True):
                 worst = max(worst, self.compare(f"{self.labels[i]}{list(place)}", float(value), number, doubt, rms))
         return max([worst, *(self.one_direction(d, all_rms) for d in range(directions))])
 
     def one_direction(self, index: int, all_rms: list[float]) -> float:
         """Check one random direction through all arguments together."""
-        direction = [self.rng.standard_normal(a.shape) / np.sqrt(max(sum(b.size for b in self.arrays), 1)) for a in self.arrays]
+        direction = [
+            self.rng.standard_normal(a.shape) / np.sqrt(max(sum(b.size for b in self.arrays), 1)) for a in self.arrays
+        ]
         number, doubt = self.along(direction)
         value = sum(float((g * d).sum()) for g, d in zip(self.analytic, direction, strict=True))
         self.points += 1
@@ -206,8 +226,9 @@ class _Check:
             return error
         hint = ""
         if doubt / size > self.rtol:
-            hint = f"; the differences themselves are only good to {doubt / size:.1g}: is there a kink or a tie near this point?"
+            hint = f"; the differences are only good to {doubt / size:.1g}: is there a kink or a tie near this point?"
         raise GradcheckError(
-            f"derivative of order {self.order} at {where}: backward gives {value:.12g}, differences give {number:.12g}, "
+            f"derivative of order {self.order} at {where}: backward gives {value:.12g}, "
+            f"differences give {number:.12g}, "
             f"relative error {error:.2e} > {self.rtol:g}{hint}"
         )

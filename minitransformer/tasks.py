@@ -21,9 +21,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "reversal": {},
     "numbers": {"steps": 1200, "max_length": 32},
     "translate": {"steps": 3000, "dropout": 0.1, "label_smoothing": 0.1, "max_length": 256, "learning_rate": 2e-3},
-    "lm": {"steps": 1500, "batch_size": 16, "d_model": 128, "d_ff": 512, "layers": 4, "max_length": 64, "activation": "gelu_tanh",
-           "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1},
+    "lm": {"steps": 1500, "batch_size": 16, "d_model": 128, "d_ff": 512, "layers": 4, "max_length": 64,
+           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1},
 }  # fmt: skip
+# What the fields of TrainConfig and TransformerConfig have in common.
+SIZES = (
+    "d_model", "heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions", "tie_embeddings",
+)  # fmt: skip
 TEST_SEQUENCES = 2048
 EXAMPLE = "0 1 2 3 4 5 6 7"
 
@@ -34,7 +38,7 @@ class SequenceTask:
     def __init__(self, config: TrainConfig, source: data.Tokenizer, target: data.Tokenizer):
         self.config, self.source, self.target = config, source, target
         backend.manual_seed(config.seed)
-        sizes = {name: getattr(config, name) for name in ("d_model", "heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions", "tie_embeddings")}  # fmt: skip
+        sizes = {name: getattr(config, name) for name in SIZES}
         self.model: Any = Transformer(TransformerConfig(source_vocab=len(source), target_vocab=len(target), **sizes))
 
     held_out: list[tuple[str, str]]
@@ -54,7 +58,7 @@ class SequenceTask:
         return {"source": self.source.to_json(), "target": self.target.to_json(), "data": _digest(self.config.pairs)}
 
     def translate(self, texts: list[str], batch_size: int = 256) -> list[str]:
-        """Translate texts greedily. Raises ValueError for a text that is empty, too long, or has unknown tokens only."""
+        """Translate texts greedily. Raises ValueError for a text that is empty, too long or in unknown tokens."""
         rows = [self.encode(text) for text in texts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: less padding
         written: dict[int, str] = {}
@@ -71,7 +75,9 @@ class SequenceTask:
         if not ids:
             raise ValueError(f"a source has at least one token; got {text!r}; write a text")
         if len(ids) > self.config.max_length:
-            raise ValueError(f"a source has at most max_length={self.config.max_length} tokens; got {len(ids)}; shorten it")
+            raise ValueError(
+                f"a source has at most max_length={self.config.max_length} tokens; got {len(ids)}; shorten it"
+            )
         if data.UNK in ids:
             bad = next(piece for piece in self.source.split(text) if piece not in self.source.ids)
             known = " ".join(self.source.vocabulary[len(data.SPECIALS) :][:40])
@@ -88,7 +94,9 @@ class SequenceTask:
         """Return more figures than exact match; a task may have none."""
         return {}
 
-    def attention(self, source: str, target: str | None = None) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
+    def attention(
+        self, source: str, target: str | None = None
+    ) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
         """Return all weights for one pair (the model's own translation by default), and the labels of both sides.
 
         Rows of the decoder are labelled by the token they write, so that a row shows what was read to write it.
@@ -109,9 +117,17 @@ class SequenceTask:
     def figures(self, folder: Path) -> None:
         """Draw the cross-attention of the first example into a folder: all heads, and the mean of the last layer's."""
         weights, columns, rows = self.attention(self.examples()[0][0])
-        draw.attention_grid(np.stack(weights["cross"]), rows, columns, folder / "cross_attention.png", "cross-attention")
+        draw.attention_grid(
+            np.stack(weights["cross"]), rows, columns, folder / "cross_attention.png", "cross-attention"
+        )
         mean = np.mean(weights["cross"][-1], axis=0)
-        draw.attention_heatmap(mean, rows, columns, folder / "cross_attention_mean.png", "cross-attention of the last layer, mean of its heads")
+        draw.attention_heatmap(
+            mean,
+            rows,
+            columns,
+            folder / "cross_attention_mean.png",
+            "cross-attention of the last layer, mean of its heads",
+        )
 
 
 class ReversalTask(SequenceTask):
@@ -134,13 +150,21 @@ class ReversalTask(SequenceTask):
 class PairTask(SequenceTask):
     """Learn from pairs of texts; a share of them is held out."""
 
-    def __init__(self, config: TrainConfig, pairs: list[tuple[str, str]], tokenizers: tuple[data.Tokenizer, data.Tokenizer] | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        pairs: list[tuple[str, str]],
+        tokenizers: tuple[data.Tokenizer, data.Tokenizer] | None,
+    ):
         training, self.held_out = data.split_pairs(pairs, config.validation, config.seed)
         super().__init__(config, *(tokenizers or self._tokenizers(config, training)))
         ids = [(self.source.encode(s), self.target.encode(t)) for s, t in training]
         longest = max(max(len(s), len(t) + 1) for s, t in ids)
         if longest > config.max_length:
-            raise ValueError(f"a side has at most max_length={config.max_length} tokens; got {longest}; write --set max_length={longest}")
+            raise ValueError(
+                f"a side has at most max_length={config.max_length} tokens; got {longest}; "
+                f"write --set max_length={longest}"
+            )
         mean = np.mean([max(len(s), len(t) + 1) for s, t in ids])
         self.batches = data.PairBatches(ids, int(config.batch_size * mean), config.seed)
         # A held-out text may have characters that training never saw: they count as wrong, and do not end the run.
@@ -152,7 +176,9 @@ class PairTask(SequenceTask):
         if config.tie_embeddings == "all":
             sides = (sides[0] + sides[1],) * 2
         if config.tokens == "bpe":
-            return data.BPETokenizer.train(sides[0], config.vocab_size), data.BPETokenizer.train(sides[1], config.vocab_size)
+            return data.BPETokenizer.train(sides[0], config.vocab_size), data.BPETokenizer.train(
+                sides[1], config.vocab_size
+            )
         return data.CharTokenizer.train(sides[0]), data.CharTokenizer.train(sides[1])
 
     def batch(self, step: int) -> data.Batch:
@@ -190,7 +216,9 @@ class TranslateTask(PairTask):
     def encode(self, text: str) -> list[int]:
         ids = self.source.encode(text)
         if not ids or len(ids) > self.config.max_length:
-            raise ValueError(f"a source has 1 to max_length={self.config.max_length} tokens; got {len(ids)}; change the text")
+            raise ValueError(
+                f"a source has 1 to max_length={self.config.max_length} tokens; got {len(ids)}; change the text"
+            )
         return ids
 
 
@@ -205,7 +233,9 @@ class LanguageTask:
         else:
             tokenizer = data.CharTokenizer.train([text[:cut]])
         self.build(config, tokenizer)
-        self.training = data.TextWindows(self.tokenizer.encode(text[:cut]), config.max_length, config.batch_size, config.seed)
+        self.training = data.TextWindows(
+            self.tokenizer.encode(text[:cut]), config.max_length, config.batch_size, config.seed
+        )
         self.validation = np.array(self.tokenizer.encode(text[cut:]))
         self.bytes_per_token = len(text[cut:].encode()) / max(len(self.validation), 1)
 
@@ -213,7 +243,10 @@ class LanguageTask:
         """Make the model for a vocabulary."""
         self.config, self.tokenizer = config, tokenizer
         backend.manual_seed(config.seed)
-        sizes = {name: getattr(config, name) for name in ("d_model", "heads", "layers", "d_ff", "dropout", "max_length", "activation")}
+        sizes = {
+            name: getattr(config, name)
+            for name in ("d_model", "heads", "layers", "d_ff", "dropout", "max_length", "activation")
+        }
         self.model: Any = GPT2(GPT2Config(vocab_size=len(tokenizer), **sizes))
 
     def loss(self, step: int) -> tuple[Tensor, int]:
@@ -240,7 +273,9 @@ class LanguageTask:
         ids = self.tokenizer.encode(prompt)
         return prompt + self.tokenizer.decode(generate.continue_text(self.model, ids, count, choose))
 
-    def attention(self, source: str, target: str | None = None) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
+    def attention(
+        self, source: str, target: str | None = None
+    ) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
         """Return all weights over a text, and its labels on both sides."""
         ids = self.tokenizer.encode(source)
         with no_grad():
@@ -255,7 +290,9 @@ class LanguageTask:
     def figures(self, folder: Path) -> None:
         """Draw the attention over the beginning of the held-out text."""
         weights, columns, rows = self.attention(self.tokenizer.decode(self.validation[:24].tolist()))
-        draw.attention_grid(np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention")
+        draw.attention_grid(
+            np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention"
+        )
 
 
 def _digest(path: str) -> str:
@@ -269,7 +306,12 @@ def _named(path: str, option: str) -> str:
     return path
 
 
-TASKS: dict[str, Any] = {"reversal": ReversalTask, "numbers": NumbersTask, "translate": TranslateTask, "lm": LanguageTask}
+TASKS: dict[str, Any] = {
+    "reversal": ReversalTask,
+    "numbers": NumbersTask,
+    "translate": TranslateTask,
+    "lm": LanguageTask,
+}
 
 
 def make_config(task: str, settings: dict[str, Any]) -> TrainConfig:
@@ -298,7 +340,9 @@ def load_task(folder: Path) -> Any:
     if config.task == "lm":
         task.build(config, data.tokenizer_from_json(vocabulary.get("text")))
     else:
-        SequenceTask.__init__(task, config, *(data.tokenizer_from_json(vocabulary.get(side)) for side in ("source", "target")))
+        SequenceTask.__init__(
+            task, config, *(data.tokenizer_from_json(vocabulary.get(side)) for side in ("source", "target"))
+        )
     task.model.load_state_dict(checkpoint.load_checkpoint(folder / "checkpoint")[0])
     task.model.eval()
     return task

@@ -16,7 +16,7 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -148,7 +148,9 @@ class Tensor:
             self.node = None
         elif self.node is None:
             if self.data.dtype.kind != "f":
-                raise TypeError(f"only floating tensors have gradients; got {self.data.dtype}; write data.astype('float32')")
+                raise TypeError(
+                    f"only floating tensors have gradients; got {self.data.dtype}; write data.astype('float32')"
+                )
             self.node = Node("leaf", self.data, None, (), None)
 
     @property
@@ -198,9 +200,39 @@ class Tensor:
                 node.grad = g if owned else g.copy()
 
     def __reduce__(self) -> Any:
-        raise TypeError("tensors are never pickled (unpickling runs code); write mt.save(path, tensors) and mt.load(path)")
+        raise TypeError(
+            "tensors are never pickled (unpickling runs code); write mt.save(path, tensors) and mt.load(path)"
+        )
 
     __hash__ = object.__hash__
+
+    if TYPE_CHECKING:  # what ops/__init__.py attaches, for editors and type checkers
+        T: Tensor
+
+        def _binary(self, other: Any) -> Tensor: ...
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _binary
+        __truediv__ = __rtruediv__ = __pow__ = __matmul__ = __rmatmul__ = _binary
+        __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _binary
+
+        def _unary(self) -> Tensor: ...
+
+        __neg__ = __abs__ = __invert__ = _unary
+        exp = log = sqrt = tanh = sigmoid = relu = abs = _unary
+
+        def __getitem__(self, index: Any) -> Tensor: ...
+
+        def _reduced(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor: ...
+
+        sum = mean = max = min = _reduced
+
+        def reshape(self, *shape: Any) -> Tensor: ...
+
+        def transpose(self, *axes: Any) -> Tensor: ...
+
+        def swapaxes(self, axis1: int, axis2: int) -> Tensor: ...
+
+        def astype(self, dtype: Any) -> Tensor: ...
 
 
 class Parameter(Tensor):
@@ -222,9 +254,12 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
     if isinstance(data, Tensor):
         data = data.data
     if dtype is None and not hasattr(data, "dtype"):
-        array = np.asarray(data)
-        if array.dtype.kind == "O":
-            raise TypeError("a tensor holds numbers of one shape; got a ragged or non-numeric list; pad it first")
+        try:
+            array = np.asarray(data)
+        except ValueError:  # NumPy's word for a ragged list
+            array = np.array(None)
+        if array.dtype.kind not in "biuf":
+            raise TypeError("a tensor holds real numbers of one shape; got a ragged or non-numeric list; pad it first")
         dtype = np.float32 if array.dtype.kind == "f" else array.dtype
         data = array
     data = backend.to_backend(data, backend.get_backend())
@@ -247,7 +282,9 @@ class _TensorNamespace:
         try:
             return PRIMITIVES[name]
         except KeyError:
-            raise AttributeError(f"no op is named {name!r}: a body that is differentiated again may use only ops") from None
+            raise AttributeError(
+                f"no op is named {name!r}: a body that is differentiated again may use only ops"
+            ) from None
 
 
 TENSORS = _TensorNamespace()
@@ -334,8 +371,18 @@ def _seed_gradient(output: Tensor, gradient: Any) -> Array:
                 f"backward without a gradient needs one element; got shape {output.shape}; "
                 "write y.sum().backward() or y.backward(gradient)"
             )
-        return backend.xp().ones_like(output.data) if backend.backend_of(output.data) == "cupy" else np.ones_like(output.data)
-    g = gradient.data if isinstance(gradient, Tensor) else np.asarray(gradient, dtype=output.dtype) if not hasattr(gradient, "dtype") else gradient
+        return (
+            backend.xp().ones_like(output.data)
+            if backend.backend_of(output.data) == "cupy"
+            else np.ones_like(output.data)
+        )
+    g = (
+        gradient.data
+        if isinstance(gradient, Tensor)
+        else np.asarray(gradient, dtype=output.dtype)
+        if not hasattr(gradient, "dtype")
+        else gradient
+    )
     if g.shape != output.shape:
         raise ValueError(f"a gradient has the shape of its tensor; got {g.shape} for {output.shape}; reshape it")
     return g
@@ -451,7 +498,9 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, create_graph
             _mode.depth -= 1
             _mode.replayable -= recorded
         if not isinstance(y, Tensor):
-            raise TypeError(f"grad needs a function that returns a Tensor; got {type(y).__name__}; use the ops of mt.ops")
+            raise TypeError(
+                f"grad needs a function that returns a Tensor; got {type(y).__name__}; use the ops of mt.ops"
+            )
         found = _gradients_of(y, starts, recorded)
         grads = tuple(found[n] if n in found else _zeros_like(args_[i]) for n, i in zip(starts, chosen, strict=True))
         return (y if recorded else y.detach()), (grads[0] if isinstance(argnums, int) else grads)

@@ -80,7 +80,9 @@ class TrainConfig(Config):
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}")
+                raise ValueError(
+                    f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
+                )
 
 
 class Task(Protocol):
@@ -151,7 +153,8 @@ class Progress:
         if self.quiet:
             return
         left = f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02d}"
-        line = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:.4f} nats/token  {tokens_per_second:,.0f} tokens/s  {left} left"
+        line = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:.4f} nats/token"
+        line += f"  {tokens_per_second:,.0f} tokens/s  {left} left"
         print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -189,7 +192,9 @@ def _flat(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split an optimizer's state into arrays named "index.name" and the rest, for JSON."""
     arrays, rest = {}, []
     for i, entry in enumerate(state["state"]):
-        arrays.update({f"{i}.{name}": np.asarray(backend.to_numpy(v)) for name, v in entry.items() if hasattr(v, "dtype")})
+        arrays.update(
+            {f"{i}.{name}": np.asarray(backend.to_numpy(v)) for name, v in entry.items() if hasattr(v, "dtype")}
+        )
         rest.append({name: v for name, v in entry.items() if not hasattr(v, "dtype")})
     return arrays, {**state, "state": rest}
 
@@ -240,7 +245,9 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
                 if step % config.log_every == 0 or step == config.steps or stop.is_set():
                     last_loss, now = loss.item(), time.perf_counter()
                     speed = counted / max(now - since, 1e-9)
-                    log.write(step=step, loss=last_loss, lr=optimizer.lr, grad_norm=norm, tokens_per_second=round(speed))
+                    log.write(
+                        step=step, loss=last_loss, lr=optimizer.lr, grad_norm=norm, tokens_per_second=round(speed)
+                    )
                     progress.show(step, last_loss, speed, (now - since) / (step - start) * (config.steps - step))
                 if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
                     write_checkpoint(step)
@@ -262,7 +269,8 @@ def _clip(model: Module, limit: float, step: int) -> float:
         for name, parameter in model.named_parameters():
             if parameter.grad is not None and not np.isfinite(parameter.grad.numpy()).all():
                 raise FloatingPointError(
-                    f"gradients are finite numbers; that of {name} is not, at step {step}; lower learning_rate or lengthen warmup_steps"
+                    f"gradients are finite numbers; that of {name} is not, at step {step}; "
+                    "lower learning_rate or lengthen warmup_steps"
                 )
         raise FloatingPointError(f"the norm of all gradients overflows at step {step}; lower learning_rate")
     return norm

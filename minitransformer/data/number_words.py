@@ -1,4 +1,7 @@
-"""English and German number words, by rule. German says the units before the tens: eighty-seven → sieben-und-achtzig."""
+"""English and German number words, by rule.
+
+German says the units before the tens: eighty-seven → sieben-und-achtzig.
+"""
 
 from __future__ import annotations
 

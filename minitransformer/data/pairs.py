@@ -25,7 +25,9 @@ def read_text(path: Path | str) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(f"text files are UTF-8; {path} is not, at line {line} (byte {error.start}); convert it with iconv") from None
+        raise ValueError(
+            f"text files are UTF-8; {path} is not, at line {line} (byte {error.start}); convert it with iconv"
+        ) from None
     if not text.strip():
         raise ValueError(f"expected a text file; {path} is empty; name a file with text")
     return unicodedata.normalize("NFC", text)
@@ -42,9 +44,13 @@ def read_pairs(path: Path | str) -> list[tuple[str, str]]:
             continue
         sides = [side.strip() for side in line.rstrip("\r").split("\t")]
         if len(sides) != 2:
-            raise ValueError(f"a line holds source TAB target; {path} line {number} has {len(sides) - 1} TABs; write one TAB in it")
+            raise ValueError(
+                f"a line holds source TAB target; {path} line {number} has {len(sides) - 1} TABs; write one TAB in it"
+            )
         if not all(sides):
-            raise ValueError(f"a line holds source TAB target; {path} line {number} has an empty side; fill it or delete the line")
+            raise ValueError(
+                f"a line holds source TAB target; {path} line {number} has an empty side; fill it or delete the line"
+            )
         pairs.append((sides[0], sides[1]))
     return pairs
 
@@ -73,7 +79,10 @@ class TextWindows:
 
     def __init__(self, ids: list[int], context: int, batch_size: int, seed: int = 0):
         if len(ids) < context + 2:
-            raise ValueError(f"a text is longer than the context; got {len(ids)} tokens for max_length={context}; write --set max_length=32")
+            raise ValueError(
+                f"a text is longer than the context; got {len(ids)} tokens for max_length={context}; "
+                "write --set max_length=32"
+            )
         self.ids, self.context, self.batch_size, self.seed = np.array(ids), context, batch_size, seed
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,9 @@ class Reversal:
     def __init__(self, symbols: int = 10, min_length: int = 1, max_length: int = 16, seed: int = 0):
         if not 2 <= symbols <= len(DIGITS) or not 1 <= min_length <= max_length:
             came = f"symbols={symbols}, lengths {min_length} to {max_length}"
-            raise ValueError(f"reversal has 2 to {len(DIGITS)} symbols and lengths from 1; got {came}; write symbols=10")
+            raise ValueError(
+                f"reversal has 2 to {len(DIGITS)} symbols and lengths from 1; got {came}; write symbols=10"
+            )
         self.symbols, self.min_length, self.max_length, self.seed = symbols, min_length, max_length, seed
         self.tokenizer = SymbolTokenizer(list(DIGITS[:symbols]))
 
@@ -37,7 +39,7 @@ class Reversal:
     def batch(self, step: int, batch_size: int) -> Batch:
         """Return batch number `step`: a function of (seed, step) alone.    → (B, S), (B, S + 1), (B, S + 1)"""
         rng = np.random.default_rng([self.seed, step])
-        sequences = []
+        sequences: list[list[int]] = []
         while len(sequences) < batch_size:
             ids = self._draw(rng, int(rng.integers(self.min_length, self.max_length + 1)))
             if not is_held_out(ids):
@@ -57,10 +59,12 @@ class Reversal:
                 break
             n = open_[turn % len(open_)]
             turn += 1
-            for tries[n] in range(tries[n] + 1, 200 * HELD_OUT_ONE_IN + 1):
+            before = len(found[n])
+            while len(found[n]) == before and tries[n] < 200 * HELD_OUT_ONE_IN:
+                tries[n] += 1
                 ids = self._draw(rng, n)
-                if is_held_out(ids) and tuple(ids) not in found[n]:
+                if is_held_out(ids):
                     found[n][tuple(ids)] = None
-                    tries[n] = 0
-                    break
+            if len(found[n]) > before:
+                tries[n] = 0
         return [list(ids) for of_length in found.values() for ids in of_length]

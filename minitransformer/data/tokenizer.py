@@ -123,7 +123,9 @@ class BPETokenizer(Tokenizer):
         """
         least = len(SPECIALS) + 256
         if vocab_size < least:
-            raise ValueError(f"a byte-pair vocabulary holds {least} tokens before any merge; got {vocab_size}; write vocab_size=1000")
+            raise ValueError(
+                f"a byte-pair vocabulary holds {least} tokens before any merge; got {vocab_size}; write vocab_size=1000"
+            )
         counts = Counter(word for text in texts for word in WORDS.findall(text))
         words = [_symbols(word) for word in counts]
         times = list(counts.values())
@@ -230,4 +232,6 @@ def tokenizer_from_json(value: Any) -> Tokenizer:
             return NumberWordTokenizer(value["kind"])
         return kinds[value["kind"]]([str(token) for token in value["tokens"]])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"a tokenizer file names its kind and tokens; got one without ({error!r}); use the run's own tokenizer.json") from None
+        raise ValueError(
+            f"a tokenizer file names its kind and tokens; got one without ({error!r}); use the run's own tokenizer.json"
+        ) from None

@@ -19,7 +19,9 @@ class Config:
         """Build from a dict. Raises ValueError for a field that does not exist."""
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
-            raise ValueError(f"{cls.__name__} has the fields {', '.join(sorted(known))}; got {', '.join(unknown)}; remove it")
+            raise ValueError(
+                f"{cls.__name__} has the fields {', '.join(sorted(known))}; got {', '.join(unknown)}; remove it"
+            )
         return cls(**fields)
 
     def require(self, **least: int) -> None:

@@ -40,12 +40,18 @@ class TransformerConfig(Config):
         self.require(source_vocab=1, target_vocab=1, d_model=1, heads=1, layers=0, d_ff=1, max_length=1, pad_id=0)
         for name, allowed in (("tie_embeddings", TIES), ("positions", POSITIONS), ("norm", ("post", "pre"))):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}")
+                raise ValueError(
+                    f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
+                )
         if self.d_model % self.heads:
-            raise ValueError(f"heads must divide d_model; got d_model={self.d_model}, heads={self.heads}; write heads=4 for d_model=64")
+            raise ValueError(
+                f"heads must divide d_model; got d_model={self.d_model}, heads={self.heads}; "
+                "write heads=4 for d_model=64"
+            )
         if self.tie_embeddings == "all" and self.source_vocab != self.target_vocab:
             raise ValueError(
-                f"tie_embeddings=all needs one vocabulary; got {self.source_vocab} and {self.target_vocab}; write tie_embeddings=target"
+                f"tie_embeddings=all needs one vocabulary; got {self.source_vocab} and {self.target_vocab}; "
+                "write tie_embeddings=target"
             )
 
 
@@ -94,7 +100,9 @@ class Transformer(nn.Module):
         mask = as_array(source) != self.config.pad_id
         return self.encoder(self.embed(source, self.source_embedding), key_mask=mask, seen=seen), mask
 
-    def decode(self, target: Any, memory: Any, memory_mask: Any, seen: list | None = None, seen_cross: list | None = None) -> Any:
+    def decode(
+        self, target: Any, memory: Any, memory_mask: Any, seen: list | None = None, seen_cross: list | None = None
+    ) -> Any:
         """Score the token after each of the target's.    (B, T), (B, S, D), (B, S) → logits (B, T, V)
 
         Causality already hides the padding at the end of a target from all real positions.
@@ -113,4 +121,3 @@ class Transformer(nn.Module):
         memory, mask = self.encode(source, seen["encoder"])
         self.decode(target, memory, mask, seen["decoder"], seen["cross"])
         return {name: [as_array(w) for w in weights] for name, weights in seen.items()}
-

@@ -25,7 +25,9 @@ class MultiHeadAttention(Module):
 
     def __init__(self, d_model: int, heads: int, dropout: float = 0.0, bias: bool = True):
         if heads < 1 or d_model % heads:
-            raise ValueError(f"heads must divide d_model; got d_model={d_model}, heads={heads}; write heads=4 for d_model=64")
+            raise ValueError(
+                f"heads must divide d_model; got d_model={d_model}, heads={heads}; write heads=4 for d_model=64"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout}; write dropout=0.1")
         self.heads, self.dropout = heads, dropout
@@ -70,6 +72,9 @@ class MultiHeadAttention(Module):
             return mask
         if key_mask.dtype != bool or key_mask.shape != key.shape[:-1]:
             came = f"{key_mask.dtype} {key_mask.shape}"
-            raise ValueError(f"key_mask is boolean and one value for each key; got {came} for keys {key.shape[:-1]}; write ids != PAD")
+            raise ValueError(
+                f"key_mask is boolean and one value for each key; got {came} for keys {key.shape[:-1]}; "
+                "write ids != PAD"
+            )
         here = key_mask[..., None, None, :]  # (B, 1, 1, S): the same for all heads and queries
         return here if mask is None else mask & here

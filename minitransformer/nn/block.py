@@ -1,7 +1,7 @@
 """The layers of a Transformer: attention and feed-forward, each around a residual.
 
-    pre-norm:   x + f(norm(x))          the sum stays untouched from end to end: trains easily
-    post-norm:  norm(x + f(x))          as in the paper of 2017: needs a warm-up
+pre-norm:   x + f(norm(x))          the sum stays untouched from end to end: trains easily
+post-norm:  norm(x + f(x))          as in the paper of 2017: needs a warm-up
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class EncoderLayer(_Layer):
         self.drop = Dropout(dropout)
 
     def forward(self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None) -> Any:
-        x = self.residual(x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=causal))
+        x = self.residual(
+            x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=causal)
+        )
         return self.residual(x, self.norm2, self.feed_forward)
 
 
@@ -110,7 +112,9 @@ class DecoderLayer(_Layer):
         seen_cross: list | None = None,
     ) -> Any:
         x = self.residual(x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=True))
-        x = self.residual(x, self.norm2, lambda h: _keep(seen_cross, self.cross_attention, h, memory, key_mask=memory_mask))
+        x = self.residual(
+            x, self.norm2, lambda h: _keep(seen_cross, self.cross_attention, h, memory, key_mask=memory_mask)
+        )
         return self.residual(x, self.norm3, self.feed_forward)
 
 

@@ -19,7 +19,9 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         if in_features < 1 or out_features < 1:
-            raise ValueError(f"Linear needs sizes of at least 1; got {in_features} and {out_features}; write Linear(64, 256)")
+            raise ValueError(
+                f"Linear needs sizes of at least 1; got {in_features} and {out_features}; write Linear(64, 256)"
+            )
         self.weight = init.xavier_uniform((out_features, in_features))
         self.bias = init.constant((out_features,), 0.0) if bias else None
 

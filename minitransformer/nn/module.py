@@ -21,7 +21,9 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; each module writes its own."""
-        raise NotImplementedError(f"a Module computes in forward; {type(self).__name__} has none; write def forward(self, x)")
+        raise NotImplementedError(
+            f"a Module computes in forward; {type(self).__name__} has none; write def forward(self, x)"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -63,12 +65,19 @@ class Module:
         return {name: backend.to_numpy(parameter.data) for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy values in by name. Raises ValueError, changing nothing, for a missing or unknown name or a wrong shape."""
+        """Copy values in by name. Raises ValueError, changing nothing, for a missing or unknown name or shape."""
         own = dict(self.named_parameters())
         missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
         if missing or unknown:
-            came = "; ".join(f"{kind} {names[:3]} ({len(names)})" for kind, names in (("missing", missing), ("unknown", unknown)) if names)
-            raise ValueError(f"a state dict names this model's parameters exactly; got {came}; build the model from the config it was saved with")
+            came = "; ".join(
+                f"{kind} {names[:3]} ({len(names)})"
+                for kind, names in (("missing", missing), ("unknown", unknown))
+                if names
+            )
+            raise ValueError(
+                f"a state dict names this model's parameters exactly; got {came}; "
+                "build the model from the config it was saved with"
+            )
         for name, parameter in own.items():
             if tuple(state[name].shape) != parameter.shape:
                 raise ValueError(

@@ -11,7 +11,9 @@ from .module import Module
 
 def _check_width(x: Any, module: Module, width: int) -> None:
     if not x.ndim or x.shape[-1] != width:
-        raise ValueError(f"{type(module).__name__} was made for rows of {width}; got {x.shape}; the last axis is normalised")
+        raise ValueError(
+            f"{type(module).__name__} was made for rows of {width}; got {x.shape}; the last axis is normalised"
+        )
 
 
 class LayerNorm(Module):

@@ -14,7 +14,9 @@ from .module import Module
 
 def _check_length(end: int, limit: int) -> None:
     if end > limit:
-        raise ValueError(f"positions go up to max_length={limit}; got a sequence of {end}; shorten it or raise max_length")
+        raise ValueError(
+            f"positions go up to max_length={limit}; got a sequence of {end}; shorten it or raise max_length"
+        )
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:

@@ -136,4 +136,4 @@ for _name, _method in {
     "astype": lambda a, dtype: a.to(dtype),
 }.items():  # fmt: skip
     setattr(Tensor, _name, _method)
-Tensor.T = property(lambda a: transpose(a))  # type: ignore[attr-defined]
+Tensor.T = property(lambda a: transpose(a))  # type: ignore[assignment]

@@ -42,10 +42,14 @@ def scatter_add(xp: Any, values: Array, *, index: Any, shape: tuple[int, ...]) -
     return y, vjp
 
 
+def _is_boolean(index: Any) -> bool:
+    return hasattr(index, "dtype") and index.dtype.kind == "b"
+
+
 def _never_repeats(index: Any) -> bool:
     """Tell whether an index can name no element twice: slices, numbers and one boolean mask."""
     parts = index if isinstance(index, tuple) else (index,)
-    return all(p is None or p is Ellipsis or isinstance(p, slice | int) or getattr(p, "dtype", None) == bool for p in parts)
+    return all(p is None or p is Ellipsis or isinstance(p, slice | int) or _is_boolean(p) for p in parts)
 
 
 def take_along_axis(x: Any, index: Any, axis: int = -1) -> Any:

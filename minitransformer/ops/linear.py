@@ -30,7 +30,9 @@ def matmul(a: Any, b: Any) -> Any:
     Raises ValueError when the inner sizes differ or one of them has no axis.
     """
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ValueError(f"matmul needs (..., N, M) and (..., M, P); got {a.shape} and {b.shape}; transpose one of them")
+        raise ValueError(
+            f"matmul needs (..., N, M) and (..., M, P); got {a.shape} and {b.shape}; transpose one of them"
+        )
     y = _matmul(a.reshape(1, -1) if a.ndim == 1 else a, b.reshape(-1, 1) if b.ndim == 1 else b)
     if a.ndim == 1:
         y = y.reshape(*y.shape[:-2], y.shape[-1])
@@ -60,7 +62,12 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
     Raises ValueError when the sizes do not meet.
     """
-    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+    if (
+        weight.ndim != 2
+        or not x.ndim
+        or x.shape[-1] != weight.shape[1]
+        or (bias is not None and bias.shape != weight.shape[:1])
+    ):
         came = f"x {x.shape}, weight {weight.shape}" + ("" if bias is None else f", bias {bias.shape}")
         raise ValueError(f"linear needs x (..., D), weight (F, D), bias (F,); got {came}; weight is (out, in)")
     return _linear(x, weight, bias)
@@ -96,7 +103,13 @@ def einsum(subscripts: str, *arrays: Any) -> Any:
     letters = "".join(inputs)
     if not arrow or len(inputs) != len(arrays) or any(len(s) != a.ndim for s, a in zip(inputs, arrays, strict=False)):
         shapes = [tuple(a.shape) for a in arrays]
-        raise ValueError(f"einsum needs one group of letters for each array, then ->; got {subscripts!r} for {shapes}; write 'ij,jk->ik'")
+        raise ValueError(
+            f"einsum needs one group of letters for each array, then ->; got {subscripts!r} for {shapes}; "
+            "write 'ij,jk->ik'"
+        )
     if any(len(set(s)) != len(s) for s in (*inputs, output)) or not set(output) <= set(letters):
-        raise ValueError(f"einsum takes a letter once in each operand, and out only what came in; got {subscripts!r}; take the diagonal first")
+        raise ValueError(
+            f"einsum takes a letter once in each operand, and out only what came in; got {subscripts!r}; "
+            "take the diagonal first"
+        )
     return _einsum(*arrays, inputs=inputs, output=output)

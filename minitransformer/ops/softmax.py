@@ -92,22 +92,32 @@ def cross_entropy(
     data = as_array(target)
     classes, soft = logits.shape[-1], data.dtype.kind == "f"
     if data.shape != (logits.shape if soft else logits.shape[:-1]):
-        raise ValueError(f"cross_entropy needs logits (..., V) and target (...); got {logits.shape} and {data.shape}; classes go last")
+        raise ValueError(
+            f"cross_entropy needs logits (..., V) and target (...); got {logits.shape} and {data.shape}; "
+            "classes go last"
+        )
     if not 0 <= label_smoothing <= 1 or reduction not in ("mean", "sum", "none"):
         raise ValueError(
-            f"label_smoothing lies in 0 … 1 and reduction is mean, sum or none; got {label_smoothing} and {reduction!r}; correct it"
+            "label_smoothing lies in 0 … 1 and reduction is mean, sum or none; "
+            f"got {label_smoothing} and {reduction!r}; correct it"
         )
     xp = namespace((as_array(logits), data))
     counts = xp.ones(logits.shape[:-1], dtype=bool) if soft else data != ignore_index
     safe = data if soft else xp.where(counts, data, 0)
     if not soft and backend_of(data) == "numpy" and safe.size and (safe.min() < 0 or safe.max() >= classes):
         bad = safe.min() if safe.min() < 0 else safe.max()
-        raise ValueError(f"targets lie in 0 … {classes - 1} (or are ignore_index={ignore_index}); got {bad}; check the vocabulary")
+        raise ValueError(
+            f"targets lie in 0 … {classes - 1} (or are ignore_index={ignore_index}); got {bad}; check the vocabulary"
+        )
     one_hot = safe if soft else (safe[..., None] == xp.arange(classes)) * counts[..., None]
-    q = one_hot.astype(logits.dtype) * (1 - label_smoothing) + (label_smoothing / classes) * counts[..., None].astype(logits.dtype)
+    q = one_hot.astype(logits.dtype) * (1 - label_smoothing) + (label_smoothing / classes) * counts[..., None].astype(
+        logits.dtype
+    )
     if weight is not None:
         if weight.shape != (classes,):
-            raise ValueError(f"weight gives one number for each class; got {weight.shape} for {classes} classes; pass (V,)")
+            raise ValueError(
+                f"weight gives one number for each class; got {weight.shape} for {classes} classes; pass (V,)"
+            )
         weight = as_array(weight)
         q = q * weight.astype(logits.dtype)
     losses = _cross_entropy(logits, q)
@@ -118,4 +128,3 @@ def cross_entropy(
     shares = counts if weight is None or soft else counts * weight[safe]
     total = shares.sum().astype(logits.dtype)
     return losses.sum() / xp.where(total == 0, xp.ones_like(total), total)
-

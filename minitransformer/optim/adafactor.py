@@ -21,7 +21,7 @@ class Adafactor(Optimizer):
         V = R·C / (mean of R)                       with fewer than two axes, V ← β₂ₜ·V + (1 − β₂ₜ)·g²
         u = g / √V;    u ← u / max(1, RMS(u)/clip_threshold);    θ ← θ − α·u
 
-    θ, g, u, V: one shape, that of the parameter; t counts its updates from 1; RMS is the root of the mean square.
+    θ, g, u, V: one shape, that of the parameter; t counts its updates from 1; RMS is the root mean square.
     Shazeer & Stern 2018, arXiv:1804.04235. Two libraries differ in the rest, and `convention` picks one:
 
         "torch" (torch.optim.Adafactor)             "transformers" (transformers.optimization.Adafactor)
@@ -41,9 +41,9 @@ class Adafactor(Optimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float | None = None, convention: str = "torch",
-        eps: tuple[float | None, float] = (None, 1e-3), clip_threshold: float = 1.0, beta2_decay: float = -0.8,
-        beta1: float | None = None, weight_decay: float = 0.0, scale_parameter: bool = True,
-        relative_step: bool = True, warmup_init: bool = False,
+        eps: tuple[float | None, float] = (None, 1e-3), clip_threshold: float = 1.0,
+        beta2_decay: float = -0.8, beta1: float | None = None, weight_decay: float = 0.0,
+        scale_parameter: bool = True, relative_step: bool = True, warmup_init: bool = False,
     ):  # fmt: skip
         if lr is None and convention == "torch":
             lr = 1e-2
@@ -54,8 +54,9 @@ class Adafactor(Optimizer):
         })  # fmt: skip
 
     def _check(self, group: dict[str, Any]) -> None:
-        if group["convention"] not in CONVENTIONS:
-            raise ValueError(f"convention is torch or transformers; got {group['convention']!r}; write 'torch'")
+        convention = group["convention"]
+        if convention not in CONVENTIONS:
+            raise ValueError(f"convention is one of {', '.join(CONVENTIONS)}; got {convention!r}; write 'torch'")
         if not isinstance(group["eps"], tuple) or len(group["eps"]) != 2:
             raise ValueError(f"eps are two numbers; got {group['eps']!r}; write eps=(None, 1e-3)")
         for name, value in (("eps[0]", group["eps"][0]), ("lr", group["lr"])):
@@ -132,7 +133,7 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def _second_moment(xp: Any, square: Array, state: dict[str, Any], weight: float, floor: float) -> Array:
-        """Let the running means move by `weight` towards g² and return V.    square: (..., N, M) → (..., N, M)"""
+        """Move the running means by `weight` towards g² and return V.    square: (..., N, M) → (..., N, M)"""
         if square.ndim < 2:
             v = state["variance"]
             v += weight * (square - v)

@@ -26,8 +26,8 @@ class Adam(Optimizer):
     decoupled = False  # is the weight decay kept out of the moments?
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.0,
     ):  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
@@ -64,15 +64,15 @@ class AdamW(Adam):
 
         θ ← (1 − η·λ)·θ        then Adam's step with λ = 0
 
-    An L2 penalty would be divided by √v with the rest of the gradient, and so would spare the weights with large
-    gradients; here all shrink alike. As in PyTorch, λ is multiplied by the learning rate η in use.
+    An L2 penalty would be divided by √v with the rest of the gradient, and so would spare the weights with
+    large gradients; here all shrink alike. As in PyTorch, λ is multiplied by the learning rate η in use.
     Loshchilov & Hutter 2017, arXiv:1711.05101.
     """
 
     decoupled = True
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.01,
     ):  # fmt: skip
         super().__init__(params, lr, betas, eps, weight_decay)

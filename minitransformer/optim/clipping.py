@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import Array, namespace
-from ..tensor import Tensor
-from .optimizer import check_range, gradient_of, unique_parameters
+from ..backend import namespace
+from ..tensor import Node, Tensor
+from .optimizer import check_range, unique_parameters
 
 
-def _gradients(parameters: Iterable[Tensor] | Tensor) -> list[Array]:
-    found = (gradient_of(p) for p in unique_parameters(parameters))
-    return [g for g in found if g is not None]
+def _nodes_with_gradient(parameters: Iterable[Tensor] | Tensor) -> list[Node]:
+    nodes = [p.node for p in unique_parameters(parameters)]
+    return [node for node in nodes if node is not None and node.grad is not None]
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, error_if_nonfinite: bool = True) -> Any:
@@ -21,37 +21,39 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
 
         ‖g‖ = √(Σ over all parameters of Σ g²)        g ← g · min(1, max_norm / (‖g‖ + 1e-6))
 
-    Returns ‖g‖ as it was before, a scalar of the gradients' library (float(norm) makes it a Python number); with
-    max_norm = ∞ nothing is scaled. Tied parameters count once; the 1e-6 is PyTorch's.
-    Raises ValueError where the norm is not finite. With error_if_nonfinite=False it is returned and the gradients
-    are left alone, so that one can look which of them is at fault (PyTorch multiplies them by 0 or nan); nor
-    does a GPU then have to wait for the answer. Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063.
+    Returns ‖g‖ as it was before, a scalar () of the gradients' library (float(norm) makes it a Python number);
+    with max_norm = ∞ nothing is scaled. Tied parameters count once; the 1e-6 is PyTorch's.
+    Raises ValueError where the norm is not finite. With error_if_nonfinite=False it is returned instead and the
+    gradients are left alone, so that one can look which of them is at fault (PyTorch multiplies them by 0 or
+    nan); nor does a GPU then have to wait for the answer.
+    Pascanu, Mikolov & Bengio 2012, arXiv:1211.5063.
     """
     if max_norm != math.inf:
         check_range("max_norm", max_norm, 0, math.inf)
-    gradients = _gradients(parameters)
-    if not gradients:
+    nodes = _nodes_with_gradient(parameters)
+    if not nodes:
         return 0.0
+    gradients = [node.grad for node in nodes]
     xp = namespace(tuple(gradients))
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in gradients))
     if error_if_nonfinite and not math.isfinite(norm):
         count = sum(not xp.isfinite(g).all() for g in gradients)
-        came = f"{count} of {len(gradients)} hold nan or inf" if count else "finite ones whose squares overflow"
+        came = f"{count} of {len(gradients)} with nan or inf" if count else "squares that overflow"
         raise ValueError(f"gradients have a finite norm; got {came} (norm {float(norm)}); write a lower lr")
     if max_norm != math.inf:
         factor = xp.where(xp.isfinite(norm), xp.minimum(max_norm / (norm + 1e-6), 1.0), 1.0)
-        for g in gradients:
-            g *= factor
+        for node in nodes:
+            node.grad *= factor  # in place, but for a scalar, which is replaced
     return norm
 
 
 def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -> None:
-    """Bound every element of every gradient, in place.
+    """Bound every element of every gradient.
 
         g ← min(max(g, −clip_value), clip_value)
 
     This changes the direction of the step; `clip_grad_norm_` does not.
     """
     check_range("clip_value", clip_value, 0, math.inf)
-    for g in _gradients(parameters):
-        namespace((g,)).clip(g, -clip_value, clip_value, out=g)
+    for node in _nodes_with_gradient(parameters):
+        node.grad = namespace((node.grad,)).clip(node.grad, -clip_value, clip_value)

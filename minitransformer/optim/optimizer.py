@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import Array, backend_of, namespace, to_backend, to_numpy
+from ..backend import Array, namespace, to_numpy
 from ..tensor import Tensor
 
 
@@ -16,8 +16,7 @@ def check_range(name: str, value: Any, low: float, high: float, low_is_allowed: 
         raise TypeError(f"{name} is a number; got {value!r}; write {name}=0.1")
     if not (low <= value if low_is_allowed else low < value) or not value < high:  # written so that nan fails
         bracket, end = "[" if low_is_allowed else "(", "∞" if math.isinf(high) else high
-        hint = low if low_is_allowed else 0.1
-        raise ValueError(f"{name} lies in {bracket}{low}, {end}); got {value}; write {name}={hint} or above")
+        raise ValueError(f"{name} lies in {bracket}{low}, {end}); got {value}; write {name}=0.1")
 
 
 def unique_parameters(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
@@ -47,14 +46,14 @@ def _plain(value: Any) -> Any:
 class Optimizer:
     """Change parameters in place, a step at a time, by the gradients that `backward` left in them.
 
-    params: parameters, or groups {"params": [...], "lr": ..., "weight_decay": ...} with settings of their own. A
-    parameter that is named twice (tied weights) is stepped once, with the group that names it first; one whose
-    gradient is None is skipped. `groups` holds the settings in use; `state` is a list in the order of
-    `parameters`, empty dicts until a first gradient comes.
+    params: parameters, or groups {"params": [...], "lr": ..., "weight_decay": ...} with settings of their own.
+    A parameter named twice (tied weights) is stepped once, with the group that names it first; one without a
+    gradient (a frozen one, too) is skipped. `groups` holds the settings in use; `state` is a list in the order
+    of `parameters`, of dicts that are empty until a first gradient comes.
 
-    A subclass gives `_check(group)`, `_new_state(xp, x, group)` and `_update(xp, x, g, state, group)`, where x is
-    the parameter's array (to be changed in place), g its gradient (never changed), and state["step"] counts the
-    updates of this parameter from 1.
+    A subclass gives `_check(group)`, `_new_state(xp, x, group)` and `_update(xp, x, g, state, group)`, where x
+    is the parameter's array (to be changed in place), g its gradient (never changed), and state["step"] counts
+    the updates of this parameter from 1.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
@@ -86,10 +85,9 @@ class Optimizer:
         self._check(settings)
         known = {id(p) for p in self.parameters}
         for p in unique_parameters(group["params"]):
-            if p.node is None or not p.is_leaf:
+            if p.node is not None and not p.is_leaf:
                 raise ValueError(
-                    f"an optimizer steps leaves with requires_grad=True; got a tensor {p.shape} that is not one; "
-                    "leave it out or set requires_grad"
+                    f"an optimizer steps leaves; got a tensor {p.shape} that {p.node.op} made; write t.detach()"
                 )
             if id(p) not in known:
                 self.parameters.append(p)
@@ -164,11 +162,11 @@ class Optimizer:
         """
         if not isinstance(state, dict) or set(state) != {"step", "groups", "state"}:
             came = sorted(state) if isinstance(state, dict) else type(state).__name__
-            raise ValueError(f"an optimizer's state has step, groups and state; got {came}; write state_dict()")
-        for what, mine in (("groups", self.groups), ("state", self.state)):
-            if len(state[what]) != len(mine):
+            raise ValueError(f"a state has step, groups and state; got {came}; write optimizer.state_dict()")
+        for what, count in (("groups", len(self.groups)), ("state", len(self.state))):
+            if len(state[what]) != count:
                 raise ValueError(
-                    f"this optimizer has {len(mine)} entries in {what!r}; got {len(state[what])}; "
+                    f"this optimizer has {count} entries in {what!r}; got {len(state[what])}; "
                     "build it from the same parameters in the same groups"
                 )
         groups = [{name: _plain(value) for name, value in group.items()} for group in state["groups"]]
@@ -179,7 +177,8 @@ class Optimizer:
                     "load it with the optimizer that saved it"
                 )
             self._check(group)
-        entries = [self._loaded(i, entry, groups[self._group_of[i]]) for i, entry in enumerate(state["state"])]
+        settings = [groups[i] for i in self._group_of]
+        entries = [self._loaded(i, e, s) for i, (e, s) in enumerate(zip(state["state"], settings, strict=True))]
         self.step_count, self.groups, self.state = int(state["step"]), groups, entries
 
     def _loaded(self, i: int, entry: dict[str, Any], group: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +186,8 @@ class Optimizer:
         if not entry:
             return {}
         x = self.parameters[i].data
-        expected = self._new_state(namespace((x,)), x, group)
+        xp = namespace((x,))
+        expected = self._new_state(xp, x, group)
         want = {name: array.shape for name, array in expected.items()}
         came = {name: getattr(value, "shape", None) for name, value in entry.items() if name != "step"}
         if want != came or "step" not in entry:
@@ -196,5 +196,5 @@ class Optimizer:
                 f"the state of parameter {i} is step and {want}; got {came}{missing}; "
                 "build the optimizer and the model as they were when it was saved"
             )
-        arrays = {name: to_backend(entry[name], backend_of(x)).astype(x.dtype, copy=True) for name in want}
+        arrays = {name: xp.array(to_numpy(entry[name]), dtype=x.dtype) for name in want}
         return {"step": int(entry["step"]), **arrays}

@@ -14,13 +14,13 @@ def _check_step(step: int) -> None:
 
 def _check_count(name: str, value: int, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} is a whole number of at least {low}; got {value!r}; write {name}={max(low, 100)}")
+        raise ValueError(f"{name} is a whole number from {low} up; got {value!r}; write {name}=100")
 
 
 class Constant:
     """Keep one learning rate.
 
-        η(t) = lr
+    η(t) = lr
     """
 
     def __init__(self, lr: float):

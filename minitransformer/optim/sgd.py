@@ -18,8 +18,8 @@ class SGD(Optimizer):
         θ ← θ − η·b         momentum
         θ ← θ − η·(g + μ·b) Nesterov
 
-    θ, g, b: one shape, that of the parameter. As in PyTorch the learning rate η stands outside the momentum, so
-    that a change of η takes effect at once; Sutskever et al. (ICML 2013) put it inside.
+    θ, g, b: one shape, that of the parameter. As in PyTorch the learning rate η stands outside the momentum,
+    so that a change of η takes effect at once; Sutskever et al. (ICML 2013) put it inside.
     Raises ValueError for a value outside its range.
     """
 
@@ -28,7 +28,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0, nesterov: bool = False,
     ):  # fmt: skip
         super().__init__(params, {
-            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov,
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+            "nesterov": nesterov,
         })  # fmt: skip
 
     def _check(self, group: dict[str, Any]) -> None:
