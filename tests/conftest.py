@@ -1,5 +1,7 @@
 """One seed for each test, one switch of backends, one way to ask for PyTorch."""
 
+import importlib
+import os
 import warnings
 
 import numpy as np
@@ -32,9 +34,64 @@ def backend(request):
         yield request.param
 
 
-@pytest.fixture(scope="session")
-def torch():
-    """PyTorch as an oracle; the tests that need it are skipped where it is absent."""
+def _oracle(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("torch")
+        if os.environ.get("MINITRANSFORMER_ORACLES") == "required":
+            return importlib.import_module(name)
+        return pytest.importorskip(name)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch as an oracle, on one thread; tests that need it are skipped where it is absent, except in CI."""
+    module = _oracle("torch")
+    module.set_num_threads(1)
+    return module
+
+
+@pytest.fixture(scope="session")
+def transformers():
+    """The library transformers as an oracle."""
+    return _oracle("transformers")
+
+
+@pytest.fixture(scope="session")
+def scipy_special():
+    """SciPy's special functions as an oracle."""
+    return _oracle("scipy.special")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what asks for an oracle, so that `pytest -m oracle` finds it."""
+    for item in items:
+        if {"torch", "transformers", "scipy_special"} & set(item.fixturenames):
+            item.add_marker("oracle")
+
+
+def _run_ours(f, arrays, cotangent):
+    inputs = [mt.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    y = f(*inputs)
+    y.backward(cotangent.astype(y.dtype))
+    assert y.dtype == next(a.dtype for a in arrays if a.dtype.kind == "f")
+    return y.numpy(), [t.grad.numpy() for t in inputs if t.requires_grad]
+
+
+@pytest.fixture
+def agrees_with_torch(torch, rng):
+    """Compare value and every gradient of two functions: to 1e-10 in float64, to 1e-5 in float32."""
+
+    def check(ours, theirs, *arrays):
+        for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-5)):
+            given = [a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays]
+            leaves = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in given]
+            expected = theirs(*leaves)
+            cotangent = rng.standard_normal(expected.shape)
+            expected.backward(torch.tensor(cotangent.astype(dtype)))
+            y, gradients = _run_ours(ours, given, cotangent)
+            wanted = [expected.detach().numpy(), *[t.grad.numpy() for t in leaves if t.requires_grad]]
+            for i, (a, b) in enumerate(zip([y, *gradients], wanted, strict=True)):
+                size = max(1.0, np.abs(b).max(initial=0))
+                np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * size, err_msg=f"{dtype}, number {i}")
+
+    return check

@@ -200,10 +200,11 @@ def maximum(xp: Any, a: Array, b: Array) -> Made:
 
     a, b: broadcastable → (...)
     """
-    share = (a > b) * 1.0 + (a == b) * 0.5
+    won, tied = a > b, a == b
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        return sum_to(g * share, a.shape), sum_to(g * (1 - share), b.shape)
+        g_a = g * won + (g * 0.5) * tied
+        return sum_to(g_a, a.shape), sum_to(g - g_a, b.shape)
 
     return xp.maximum(a, b), vjp
 
@@ -214,10 +215,11 @@ def minimum(xp: Any, a: Array, b: Array) -> Made:
 
     a, b: broadcastable → (...)
     """
-    share = (a < b) * 1.0 + (a == b) * 0.5
+    won, tied = a < b, a == b
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        return sum_to(g * share, a.shape), sum_to(g * (1 - share), b.shape)
+        g_a = g * won + (g * 0.5) * tied
+        return sum_to(g_a, a.shape), sum_to(g - g_a, b.shape)
 
     return xp.minimum(a, b), vjp
 
