@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Self
 
+from ..nn.activation import ACTIVATIONS
+
 
 @dataclasses.dataclass
 class Config:
@@ -28,5 +30,15 @@ class Config:
         """Raise ValueError if a field is not an integer of at least the value given."""
         for name, value in least.items():
             got = getattr(self, name)
-            if not isinstance(got, int) or got < value:
+            if not isinstance(got, int) or isinstance(got, bool) or got < value:
                 raise ValueError(f"{name} is an integer of at least {value}; got {got!r}; write {name}={max(value, 1)}")
+
+    def check_layers(self) -> None:
+        """Raise ValueError where heads, dropout or activation cannot make a layer."""
+        d_model, heads, dropout, act = (getattr(self, name) for name in ("d_model", "heads", "dropout", "activation"))
+        if d_model % heads:
+            raise ValueError(f"heads must divide d_model; got d_model={d_model}, heads={heads}; write heads=1")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout!r}; write dropout=0.1")
+        if act not in ACTIVATIONS:
+            raise ValueError(f"an activation is one of {', '.join(ACTIVATIONS)}; got {act!r}; write activation=relu")

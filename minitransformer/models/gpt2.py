@@ -26,11 +26,7 @@ class GPT2Config(Config):
 
     def __post_init__(self) -> None:
         self.require(vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
-        if self.d_model % self.heads:
-            raise ValueError(
-                f"heads must divide d_model; got d_model={self.d_model}, heads={self.heads}; "
-                "write heads=4 for d_model=64"
-            )
+        self.check_layers()
 
 
 class GPT2(nn.Module):

@@ -43,11 +43,7 @@ class TransformerConfig(Config):
                 raise ValueError(
                     f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
                 )
-        if self.d_model % self.heads:
-            raise ValueError(
-                f"heads must divide d_model; got d_model={self.d_model}, heads={self.heads}; "
-                "write heads=4 for d_model=64"
-            )
+        self.check_layers()
         if self.tie_embeddings == "all" and self.source_vocab != self.target_vocab:
             raise ValueError(
                 f"tie_embeddings=all needs one vocabulary; got {self.source_vocab} and {self.target_vocab}; "

@@ -34,10 +34,15 @@ class Embedding(Module):
 
     ids: integers (...) → (..., D).    weight: (V, D), normal with spread `std` (1, as in PyTorch, by default).
 
-    Raises IndexError for an id outside 0 … V − 1, TypeError for ids that are not integers.
+    Raises IndexError for an id outside 0 … V − 1, TypeError for ids that are not integers, ValueError for sizes < 1.
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, std: float = 1.0):
+        if num_embeddings < 1 or embedding_dim < 1:
+            raise ValueError(
+                f"Embedding needs sizes of at least 1; got {num_embeddings} and {embedding_dim}; "
+                "write Embedding(100, 64)"
+            )
         self.weight = init.normal((num_embeddings, embedding_dim), std)
 
     def forward(self, ids: Any) -> Any:

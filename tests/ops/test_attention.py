@@ -27,8 +27,12 @@ def test_attention_agrees_with_torch_with_and_without_masks(agrees_with_torch, t
         v,
     )
     agrees_with_torch(
-        lambda *a: ops.scaled_dot_product_attention(*a, causal=True), lambda *a: F(*a, is_causal=True), q, k[..., :5, :], v[..., :5, :]
-    )  # fmt: skip
+        lambda *a: ops.scaled_dot_product_attention(*a, causal=True),
+        lambda *a: F(*a, is_causal=True),
+        q,
+        k[..., :5, :],
+        v[..., :5, :],
+    )
     agrees_with_torch(lambda *a: ops.scaled_dot_product_attention(*a, scale=0.3), lambda *a: F(*a, scale=0.3), q, k, v)
 
 

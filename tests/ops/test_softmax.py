@@ -66,11 +66,15 @@ def test_cross_entropy_agrees_with_torch(target, reduction, weighted, smoothing,
     wanted = rng.dirichlet(np.ones(V), (2, 3)) if target == "probabilities" else ids
 
     def theirs(t):
-        return torch.nn.functional.cross_entropy(
-            t.reshape(-1, V), torch.tensor(wanted).reshape(-1, *wanted.shape[2:]).to(t.dtype if wanted.dtype.kind == "f" else torch.int64),
+        kind = t.dtype if wanted.dtype.kind == "f" else torch.int64
+        losses = torch.nn.functional.cross_entropy(
+            t.reshape(-1, V),
+            torch.tensor(wanted).reshape(-1, *wanted.shape[2:]).to(kind),
             None if weight is None else torch.tensor(weight, dtype=t.dtype),
-            label_smoothing=smoothing, reduction=reduction,
-        ).reshape((2, 3) if reduction == "none" else ())  # fmt: skip  # noqa: E501
+            label_smoothing=smoothing,
+            reduction=reduction,
+        )
+        return losses.reshape((2, 3) if reduction == "none" else ())
 
     def ours(t):
         return ops.cross_entropy(t, wanted, label_smoothing=smoothing, weight=weight, reduction=reduction)

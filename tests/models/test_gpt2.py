@@ -1,0 +1,80 @@
+"""The decoder-only model: against transformers' GPT-2 on the same weights, causality, initial spread."""
+
+import numpy as np
+import pytest
+
+from minitransformer import ops
+from minitransformer.models import GPT2, GPT2Config
+
+IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+SMALL = GPT2Config(vocab_size=11, max_length=8, d_model=12, heads=3, layers=2, d_ff=20, dropout=0.0)
+
+
+def test_gpt2_agrees_with_transformers(torch, transformers):
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3, n_inner=20, resid_pdrop=0, embd_pdrop=0,
+        attn_pdrop=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(config).double().eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p += 0.1 * torch.randn_like(p)
+    w = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+    state = {"embedding.weight": w["transformer.wte.weight"], "positions.weight": w["transformer.wpe.weight"]}
+    names = {"norm1": "ln_1", "norm2": "ln_2"}
+    for i in range(2):
+        ours, his = f"decoder.layers.{i}", f"transformer.h.{i}"
+        for kind in ("weight", "bias"):
+            joint = np.split(w[f"{his}.attn.c_attn.{kind}"], 3, axis=-1)  # theirs is (in, out)
+            for name, part in zip("qkv", joint, strict=True):
+                state[f"{ours}.self_attention.{name}_proj.{kind}"] = part.T
+            state[f"{ours}.self_attention.out_proj.{kind}"] = w[f"{his}.attn.c_proj.{kind}"].T
+            state[f"{ours}.feed_forward.up.{kind}"] = w[f"{his}.mlp.c_fc.{kind}"].T
+            state[f"{ours}.feed_forward.down.{kind}"] = w[f"{his}.mlp.c_proj.{kind}"].T
+            for a, b in names.items():
+                state[f"{ours}.{a}.{kind}"] = w[f"{his}.{b}.{kind}"]
+    for kind in ("weight", "bias"):
+        state[f"decoder.norm.{kind}"] = w[f"transformer.ln_f.{kind}"]
+    model = GPT2(SMALL).to("float64").eval()
+    model.load_state_dict(state)
+    expected = theirs(torch.tensor(IDS)).logits
+    np.testing.assert_allclose(model(IDS).numpy(), expected.detach().numpy(), atol=1e-10)
+    ops.cross_entropy(model(IDS), IDS[:, ::-1]).backward()
+    torch.nn.functional.cross_entropy(
+        expected.reshape(-1, 11), torch.tensor(IDS[:, ::-1].copy()).reshape(-1)
+    ).backward()
+    np.testing.assert_allclose(
+        model.embedding.weight.grad.numpy(), theirs.transformer.wte.weight.grad.numpy(), atol=1e-10
+    )
+
+
+def test_changing_the_future_moves_no_past_logit():
+    model = GPT2(SMALL)
+    before = model(IDS).numpy()
+    for t in range(1, 5):
+        changed = IDS.copy()
+        changed[:, t:] = 7
+        after = model(changed).numpy()
+        np.testing.assert_array_equal(after[:, :t], before[:, :t])
+        assert (after[:, t] != before[:, t]).any()
+
+
+def test_weights_start_with_the_spreads_of_gpt2():
+    model = GPT2(GPT2Config(vocab_size=100, max_length=8, d_model=128, heads=4, layers=8, d_ff=512))
+    layer = model.decoder.layers[0]
+    assert abs(layer.feed_forward.up.weight.numpy().std() - 0.02) < 1e-3
+    assert abs(layer.feed_forward.down.weight.numpy().std() - 0.02 / 4) < 3e-4
+    assert abs(model.embedding.weight.numpy().std() - 0.02) < 1e-3
+
+
+def test_the_output_is_tied_to_the_embedding():
+    names = [name for name, _ in GPT2(SMALL).named_parameters()]
+    assert names[:2] == ["embedding.weight", "positions.weight"] and not any("output" in n for n in names)
+
+
+def test_misuse_is_named():
+    with pytest.raises(ValueError, match="max_length=8; got a sequence of 9"):
+        GPT2(SMALL)(np.ones((1, 9), int))
+    with pytest.raises(ValueError, match="batch, length"):
+        GPT2(SMALL)(IDS[0])
