@@ -1,0 +1,60 @@
+"""Clipping against PyTorch's; what happens to gradients that are not finite."""
+
+import numpy as np
+import pytest
+
+import minitransformer as mt
+from minitransformer.optim import clip_grad_norm_, clip_grad_value_
+
+
+def parameters(rng, dtype="float64"):
+    found = [mt.tensor(np.zeros(s, dtype), requires_grad=True) for s in ((3, 5), (7,), ())]
+    for p in found:
+        p.grad = np.asarray(rng.standard_normal(p.shape), dtype)
+    return found
+
+
+@pytest.mark.parametrize("limit", [0.1, 1.0, 100.0, float("inf")])
+def test_clip_grad_norm_agrees_with_torch(limit, torch, rng):
+    mine = parameters(rng)
+    his = [torch.nn.Parameter(torch.zeros(p.shape).double()) for p in mine]
+    for p, q in zip(mine, his, strict=True):
+        q.grad = torch.tensor(p.grad.numpy().copy())
+    norm = clip_grad_norm_(mine, limit)
+    np.testing.assert_allclose(norm, torch.nn.utils.clip_grad_norm_(his, limit).item(), rtol=1e-12)
+    for p, q in zip(mine, his, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-12)
+
+
+def test_tied_parameters_count_once(rng):
+    p = parameters(rng)[0]
+    assert clip_grad_norm_([p, p], 1e9) == pytest.approx(np.linalg.norm(p.grad.numpy()))
+
+
+def test_float32_stays_float32(rng):
+    mine = parameters(rng, "float32")
+    clip_grad_norm_(mine, 0.1)
+    assert all(p.grad.dtype == np.float32 for p in mine)
+
+
+def test_what_is_not_finite_is_told_and_left_alone(rng):
+    mine = parameters(rng)
+    mine[1].grad.data[3] = np.nan
+    before = [p.grad.numpy().copy() for p in mine]
+    with pytest.raises(ValueError, match="1 of 3 with nan or inf"):
+        clip_grad_norm_(mine, 1.0)
+    assert np.isnan(clip_grad_norm_(mine, 1.0, error_if_nonfinite=False))
+    for p, g in zip(mine, before, strict=True):
+        np.testing.assert_array_equal(p.grad.numpy(), g)
+
+
+def test_no_gradients_have_no_norm():
+    assert clip_grad_norm_([mt.tensor([1.0], requires_grad=True)], 1.0) == 0
+
+
+def test_clip_grad_value_bounds_each_element(rng):
+    mine = parameters(rng)
+    before = [p.grad.numpy().copy() for p in mine]
+    clip_grad_value_(mine, 0.5)
+    for p, g in zip(mine, before, strict=True):
+        np.testing.assert_array_equal(p.grad.numpy(), np.clip(g, -0.5, 0.5))
