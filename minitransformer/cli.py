@@ -126,7 +126,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _summary(result: dict[str, Any], examples: list[tuple[str, str]], folder: Path) -> list[str]:
-    lines = [f"trained {result['steps']} steps in {result['seconds']:.0f} s, last loss {result['loss']:.4f} nats/token"]
+    lines = [f"trained {result['steps']} steps in {result['seconds']:.0f} s, last loss {result['loss']:.3g} nats/token"]
     if "exact_match" in result:
         lines.append(f"exact match on {result['held_out']} held-out sequences: {100 * result['exact_match']:.2f} %")
     if "bleu" in result:
@@ -213,15 +213,15 @@ def run_attend(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{name}s go from 1 to {count}; got {chosen}; write --{name} {count}")
     folder = Path(arguments.out) if arguments.out else Path(arguments.model) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"layer{arguments.layer}" if arguments.layer else "", f"head{arguments.head}" if arguments.head else ""]
-    path = folder / ("-".join(["attend", arguments.kind, *filter(None, parts)]) + ".png")
+    parts = [f"{name} {n}" for name, n in (("layer", arguments.layer), ("head", arguments.head)) if n is not None]
+    path = folder / ("-".join(["attend", arguments.kind, *parts]).replace(" ", "") + ".png")
     grid = grid[slice(None) if arguments.layer is None else slice(arguments.layer - 1, arguments.layer)]
     grid = grid[:, slice(None) if arguments.head is None else slice(arguments.head - 1, arguments.head)]
-    title = f"{arguments.kind} attention" + "".join(f", {p}" for p in parts if p)
     if grid.shape[:2] == (1, 1):
-        draw.attention_heatmap(grid[0, 0], rows, columns, path, title)
+        draw.attention_heatmap(grid[0, 0], rows, columns, path, ", ".join([f"{arguments.kind} attention", *parts]))
     else:
-        draw.attention_grid(grid, rows, columns, path, title)
+        first = (arguments.layer or 1, arguments.head or 1)
+        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", first=first)
     _show(
         {"figure": str(path), "rows": list(rows), "columns": list(columns)},
         arguments.json,

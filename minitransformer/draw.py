@@ -67,16 +67,18 @@ def attention_grid(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
     allowed: Any = None,
+    first: tuple[int, int] = (1, 1),
 ) -> Figure:
     """Draw every head of every layer as a small heatmap, all on one colour scale.
 
     weights: (L, H, T, S) in 0..1    rows: T query labels    columns: S key labels    allowed: (T, S)
 
     One line of panels per layer, one panel per head; token labels stand on the left and top panels only.
+    first: the numbers of the first layer and head given, where they are a part of a model.
     Raises as `attention_heatmap` does.
     """
     shown = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)")
-    return _attention("attention_grid", shown, rows, columns, path, title)
+    return _attention("attention_grid", shown, rows, columns, path, title, first)
 
 
 def loss_curve(
@@ -238,6 +240,7 @@ def _attention(
     columns: Sequence[Any],
     path: str | os.PathLike[str] | None,
     title: str | None,
+    first: tuple[int, int] = (1, 1),
 ) -> Figure:
     """Lay out one panel (T, S), or layers × heads of them (L, H, T, S); all lengths are in inches."""
     layers, heads, height, width = (1, 1, *shown.shape)[-4:]
@@ -259,7 +262,9 @@ def _attention(
             image = _cells(axes, shown if single else shown[layer, head])
             _label_ticks(axes, rows if head == 0 else [], columns if layer == 0 else [], size)
             if not single:
-                axes.set_title(f"layer {layer + 1} · head {head + 1}", fontsize=10 if largest > 1.5 else 8.5)
+                axes.set_title(
+                    f"layer {layer + first[0]} · head {head + first[1]}", fontsize=10 if largest > 1.5 else 8.5
+                )
         if single:
             axes.set_xlabel("keys (looked at)", labelpad=8)
             axes.set_ylabel("queries (looking)", labelpad=8)

@@ -164,7 +164,7 @@ class Progress:
 
 
 class Log:
-    """metrics.jsonl: one line for each step logged. A resumed run drops the lines after its checkpoint first."""
+    """Write metrics.jsonl, one line for each step logged. A resumed run drops the lines after its checkpoint first."""
 
     def __init__(self, path: Path, resumed_at: int):
         kept = []

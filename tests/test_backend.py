@@ -12,7 +12,8 @@ from minitransformer import backend
 
 
 def test_importing_the_package_imports_no_cupy_torch_or_matplotlib():
-    code = "import minitransformer, sys; print([m for m in ('cupy', 'torch', 'matplotlib', 'safetensors') if m in sys.modules])"
+    heavy = ("cupy", "torch", "matplotlib", "safetensors")
+    code = f"import minitransformer, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

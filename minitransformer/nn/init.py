@@ -31,7 +31,7 @@ def constant(shape: tuple[int, ...], value: float) -> Parameter:
 
 
 def xavier_uniform(shape: tuple[int, int], gain: float = 1.0) -> Parameter:
-    """Draw evenly within ±gain·√(6/(in + out)), which keeps the spread both forwards and backwards.    (out, in)
+    """Draw evenly within ±gain·√(6/(in + out)), which keeps the spread both forwards and backwards.    → (out, in)
 
     Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
     """
@@ -39,7 +39,7 @@ def xavier_uniform(shape: tuple[int, int], gain: float = 1.0) -> Parameter:
 
 
 def kaiming_uniform(shape: tuple[int, int], gain: float = math.sqrt(2)) -> Parameter:
-    """Draw evenly within ±gain·√(3/in), which keeps the spread through ReLU forwards.    (out, in)
+    """Draw evenly within ±gain·√(3/in), which keeps the spread through ReLU forwards.    → (out, in)
 
     He et al. 2015, arXiv:1502.01852.
     """

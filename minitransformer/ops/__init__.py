@@ -135,5 +135,7 @@ for _name, _method in {
     "swapaxes": lambda a, axis1, axis2: swapaxes(a, axis1=axis1, axis2=axis2),
     "astype": lambda a, dtype: a.to(dtype),
 }.items():  # fmt: skip
+    if not _name.startswith("_") and not _method.__doc__:
+        _method.__doc__ = f"Do what `{'Tensor.to' if _name == 'astype' else 'ops.' + _name}` does; see there."
     setattr(Tensor, _name, _method)
 Tensor.T = property(lambda a: transpose(a))  # type: ignore[assignment]
