@@ -1,0 +1,181 @@
+"""The loop: what a step does, what is logged, and that stopping changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import minitransformer as mt
+from minitransformer import checkpoint, tasks
+from minitransformer.train import Stopped, TrainConfig, make_optimizer, make_schedule, train
+
+SMALL = {"steps": 12, "d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8, "checkpoint_every": 5}
+SMALL |= {"log_every": 2, "dropout": 0.1, "warmup_steps": 3}
+
+
+def config(**settings):
+    return tasks.make_config("reversal", {**SMALL, **settings})
+
+
+def weights(folder):
+    return checkpoint.load_checkpoint(folder / "checkpoint")[0]
+
+
+def run(folder, resume=False, **settings):
+    folder.mkdir(exist_ok=True)
+    c = config(**settings)
+    return train(tasks.make_task(c), c, folder, resume=resume, quiet=True)
+
+
+class StopAt:
+    """A task that asks the loop to stop, as Ctrl-C would, in the middle of one step."""
+
+    def __init__(self, task, step, how):
+        self.model, self.evaluate, self.inner, self.step, self.how = task.model, task.evaluate, task, step, how
+
+    def loss(self, step):
+        if step == self.step:
+            os.kill(os.getpid(), self.how)
+        return self.inner.loss(step)
+
+
+def test_a_run_logs_and_returns_its_figures(tmp_path):
+    result = run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert set(lines[0]) == {"step", "loss", "lr", "grad_norm", "tokens_per_second"}
+    assert result["loss"] == lines[-1]["loss"] and result["steps"] == 12 and result["held_out"] == 2048
+    assert lines[-1]["lr"] == pytest.approx(make_schedule(config())(12))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(optimizer, how, tmp_path):
+    settings = {"optimizer": optimizer, "learning_rate": 0.01}
+    straight = run(tmp_path / "a", **settings)
+    (tmp_path / "b").mkdir()
+    c = config(**settings)
+    with pytest.raises(Stopped, match="stopped after step 7 of 12"):
+        train(StopAt(tasks.make_task(c), 7, how), c, tmp_path / "b", quiet=True)
+    resumed = run(tmp_path / "b", resume=True, **settings)
+    for name, value in weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
+    assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in straight.items() if k != "seconds"}
+    steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 7, 8, 10, 12]
+
+
+def test_signals_are_given_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    from minitransformer.train import _stop_signals
+
+    with _stop_signals() as event:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert event.wait(1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def command(*arguments, cwd):
+    return [sys.executable, "-W", "error", "-m", "minitransformer.cli", *map(str, arguments)]
+
+
+def test_kill_minus_nine_at_any_moment_then_resume_ends_in_the_same_bits(tmp_path):
+    options = [f"--set={key}={value}" for key, value in {**SMALL, "steps": 60, "checkpoint_every": 3}.items()]
+    straight = command("train", "reversal", "--out", "a", "--json", *options, cwd=tmp_path)
+    expected = json.loads(subprocess.run(straight, cwd=tmp_path, capture_output=True, check=True).stdout)
+    begin = command("train", "reversal", "--out", "b", *options, cwd=tmp_path)
+    resume = command("train", "--resume", "b", cwd=tmp_path)
+    kills = 0
+    for attempt in range(6):
+        process = subprocess.Popen(
+            begin if attempt == 0 else resume, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.time() + 60
+        while not list((tmp_path / "b").glob(f"checkpoint/step-*{3 * (4 * attempt + 2):02d}")):
+            if process.poll() is not None or time.time() > deadline:
+                break
+            time.sleep(0.002)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    done = subprocess.run(command("train", "--resume", "b", "--json", cwd=tmp_path), cwd=tmp_path, capture_output=True)
+    result = json.loads(done.stdout)
+    assert kills >= 2, "the run was never killed on its way"
+    assert result["exact_match"] == expected["exact_match"] and result["loss"] == expected["loss"]
+    for name, value in weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
+
+
+def test_a_log_cut_by_a_kill_is_mended(tmp_path):
+    run(tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    whole = log.read_text()
+    for step in checkpoint.checkpoints(tmp_path / "checkpoint")[-1:]:
+        for file in step.iterdir():
+            file.unlink()
+        step.rmdir()  # back to step 10
+    log.write_text(whole[:-20])
+    run(tmp_path, resume=True)
+    strip = [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in whole.splitlines()]
+    again = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in again] == strip
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_parameter_and_step(tmp_path):
+    c = config()
+    task = tasks.make_task(c)
+    task.model.encoder.layers[0].feed_forward.up.weight.data[0, 0] = np.inf
+    with pytest.raises(FloatingPointError, match=r"at step 1; lower learning_rate"), np.errstate(all="ignore"):
+        train(task, c, tmp_path, quiet=True)
+
+
+def test_vectors_are_not_decayed():
+    model = tasks.make_task(config()).model
+    groups = make_optimizer(TrainConfig(**SMALL), model).groups
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"steps": 0}, "steps is an integer of at least 1; got 0"),
+        ({"steps": "many"}, "got 'many'"),
+        ({"learning_rate": -1}, "learning_rate lies in"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"dropout": 1.0}, "dropout lies in"),
+        ({"optimizer": "lion"}, "adamw, adam, sgd, adafactor; got 'lion'"),
+        ({"schedule": "linear"}, "cosine, noam, constant"),
+        ({"stepz": 3}, "got stepz"),
+        ({"symbols": 99}, "2 to 36 symbols"),
+        ({"heads": 3}, "heads must divide"),
+        ({"norm": "mid"}, "got 'mid'"),
+        ({"positions": 5}, "got 5"),
+        ({"d_model": True}, "d_model is an integer"),
+    ],
+)
+def test_impossible_settings_are_named_in_one_line(settings, text):
+    with pytest.raises(ValueError, match=text) as caught:
+        tasks.make_task(config(**settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_progress_shows_step_loss_speed_and_time_left(capsys):
+    from minitransformer.train import Progress
+
+    progress = Progress(1500)
+    progress.show(25, 2.0837, 12809.4, 83.2)
+    progress.close()
+    line = capsys.readouterr().err
+    for part in ("step   25/1500", "2.0837 nats/token", "12,809 tokens/s", "1:23 left"):
+        assert part in line
+    assert line.endswith("\n") and "\r" not in line  # plain lines where there is no terminal
+
+
+def test_the_loop_runs_on_both_backends(backend, tmp_path):
+    c = config(steps=2, backend=backend)
+    assert train(tasks.make_task(c), c, tmp_path, quiet=True)["steps"] == 2
+    assert mt.get_backend() == backend
