@@ -67,7 +67,7 @@ def _show(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train a task from the start, or go on with a run, and write its result and figures."""
     from . import backend, checkpoint, draw, tasks
-    from .train import Stopped, TrainConfig, train
+    from .train import Stopped, train
 
     settings = _settings(arguments)
     if arguments.resume:
@@ -80,7 +80,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"--resume takes the folder of a run; {folder} has no config.json; write --resume runs/reversal-001"
             )
-        config = TrainConfig.from_dict(checkpoint.read_json(folder / "config.json"))
+        config = tasks.read_config(folder)
     else:
         config = tasks.make_config(arguments.task or "reversal", settings)
     backend.set_backend(config.backend)

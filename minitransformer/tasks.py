@@ -328,6 +328,14 @@ def make_config(task: str, settings: dict[str, Any]) -> TrainConfig:
     return TrainConfig.from_dict({"task": task, **DEFAULTS[task], **settings})
 
 
+def read_config(folder: Path) -> TrainConfig:
+    """Read the config of a run. Raises ValueError where it is missing, damaged, or of another program."""
+    fields = checkpoint.read_json(folder / "config.json")
+    if not isinstance(fields, dict) or fields.get("task") not in TASKS:
+        raise ValueError(f"a run's config names its task; {folder / 'config.json'} does not; name another run")
+    return TrainConfig.from_dict(fields)
+
+
 def make_task(config: TrainConfig) -> Any:
     """Build a task, with its data and a model of fresh weights."""
     return TASKS[config.task](config)
@@ -341,8 +349,12 @@ def load_task(folder: Path) -> Any:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"a model is the folder of a run; {folder} is not one; write --model runs/reversal-001")
-    config = TrainConfig.from_dict(checkpoint.read_json(folder / "config.json"))
+    config = read_config(folder)
     vocabulary = checkpoint.read_json(folder / "tokenizer.json")
+    if not isinstance(vocabulary, dict):
+        raise ValueError(
+            f"a run keeps its vocabulary in tokenizer.json; {folder} has another file there; name another run"
+        )
     task = object.__new__(TASKS[config.task])  # without its __init__, which would read the data
     if config.task == "lm":
         task.build(config, data.tokenizer_from_json(vocabulary.get("text")))

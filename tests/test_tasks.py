@@ -1,0 +1,227 @@
+"""What can be trained by name: each learns what it should, and cannot where a part is missing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minitransformer as mt
+from minitransformer import checkpoint, data, tasks
+from minitransformer.train import train
+
+SMALL = {"d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8}
+
+
+def trained(name, folder, **settings):
+    """Train a task as the command does and return it, loaded again from its folder, with its figures."""
+    config = tasks.make_config(name, settings)
+    task = tasks.make_task(config)
+    folder.mkdir(exist_ok=True)
+    checkpoint.write_json(folder / "config.json", config.to_dict())
+    checkpoint.write_json(folder / "tokenizer.json", task.vocabulary())
+    result = train(task, config, folder, quiet=True)
+    return tasks.load_task(folder), result
+
+
+# -- the main job -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_reversal_is_learned_for_five_seeds(seed, tmp_path):
+    task, result = trained("reversal", tmp_path / "run", seed=seed)
+    assert result["exact_match"] >= 0.999 and result["held_out"] >= 2000 and result["steps"] <= 1500
+    assert task.translate(["0 1 2 3 4 5 6 7", "5 5 9", "4"]) == ["7 6 5 4 3 2 1 0", "9 5 5", "4"]
+    weights, columns, rows = task.attention("0 1 2 3 4 5 6 7")
+    last = np.mean(weights["cross"][-1], axis=0)[:8, ::-1]  # rows write 7 … 0; columns now read 7 … 0
+    assert np.abs(last.argmax(axis=-1) - np.arange(8)).max() <= 1 and np.trace(last) > 4  # the anti-diagonal is plain
+    assert rows[:8] == columns[::-1]
+
+
+class WithoutAttention(mt.nn.Module):
+    """Stands in for an attention layer and mixes nothing: each position sees itself alone."""
+
+    def __init__(self, d_model):
+        self.v_proj, self.out_proj = mt.nn.Linear(d_model, d_model), mt.nn.Linear(d_model, d_model)
+
+    def forward(self, query, key=None, value=None, mask=None, key_mask=None, causal=False, return_weights=False):
+        return self.out_proj(self.v_proj(query))
+
+
+def without_attention(task):
+    """Take every attention out; the decoder then learns of the source by its mean alone."""
+    model, d_model = task.model, task.config.d_model
+    for layer in [*model.encoder.layers, *model.decoder.layers]:
+        layer.self_attention = WithoutAttention(d_model)
+    for layer in model.decoder.layers:
+        layer.cross_attention = MeanOfTheSource(d_model)
+
+
+class MeanOfTheSource(mt.nn.Module):
+    """Hand every query the same mean of the source: what is left of cross-attention without its weights."""
+
+    def __init__(self, d_model):
+        self.v_proj, self.out_proj = mt.nn.Linear(d_model, d_model), mt.nn.Linear(d_model, d_model)
+
+    def forward(self, query, key=None, value=None, mask=None, key_mask=None, causal=False, return_weights=False):
+        real = key_mask[..., None].astype(query.dtype)
+        mean = (self.v_proj(key) * real).sum(axis=-2, keepdims=True) / real.sum(axis=-2, keepdims=True)
+        return mt.ops.broadcast_to(self.out_proj(mean), query.shape)
+
+
+def exact_match_of_length_4_and_more(task):
+    chosen = [(s, t) for s, t in task.held_out if len(s.split()) >= 4]
+    outputs = task.translate([s for s, _ in chosen])
+    assert len(chosen) >= 1500
+    return np.mean([o == t for o, (_, t) in zip(outputs, chosen, strict=True)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["attention", "positions"])
+def test_without_attention_or_positions_nothing_longer_is_reversed(part, tmp_path):
+    config = tasks.make_config("reversal", {"positions": "none"} if part == "positions" else {})
+    task = tasks.make_task(config)
+    if part == "attention":
+        without_attention(task)
+    result = train(task, config, tmp_path, quiet=True)
+    assert exact_match_of_length_4_and_more(task) < 0.05
+    assert result["loss"] > 0.3
+
+
+def test_reversal_begins_to_learn_within_seconds(tmp_path):
+    _, result = trained("reversal", tmp_path / "run", steps=60, warmup_steps=20)
+    assert result["loss"] < 1.7  # a blind guess costs ln 10 = 2.3, and the end of the sequence
+
+
+# -- number words -------------------------------------------------------------------------------------------------
+def test_numbers_are_learned_and_their_heatmap_crosses(tmp_path):
+    task, result = trained("numbers", tmp_path / "run")
+    assert result["exact_match"] >= 0.97 and result["held_out"] == 100
+    assert result["bleu"] > 90 and result["chrf"] > 95
+    assert task.translate(["eighty-seven"]) == ["siebenundachtzig"]
+    weights, columns, rows = task.attention("eighty-seven")
+    assert columns == ["eighty", "seven"] and rows == ["sieben", "und", "achtzig", "<eos>"]
+    heads = np.concatenate(weights["cross"])  # (layers · heads, T, S)
+    crossing = heads[:, 0, 1] * heads[:, 2, 0]  # sieben looks at seven, achtzig at eighty
+    assert crossing.max() > 0.8
+
+
+def test_a_word_that_is_no_number_is_named(tmp_path):
+    task = tasks.make_task(tasks.make_config("numbers", {**SMALL, "limit": 30}))
+    with pytest.raises(ValueError, match="got 'dozen'; write with those"):
+        task.translate(["dozen"])
+
+
+# -- a user's pairs -----------------------------------------------------------------------------------------------
+def write_pairs(path):
+    path.write_text("".join(f"{data.english(n)}\t{data.german(n)}\n" for n in range(200)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("tokens", ["char", "bpe"])
+@pytest.mark.parametrize("ties", ["none", "all"])
+def test_pairs_of_a_file_are_trained_on_and_scored(tokens, ties, tmp_path):
+    settings = {**SMALL, "steps": 8, "tokens": tokens, "vocab_size": 300, "tie_embeddings": ties}
+    task, result = trained("translate", tmp_path / "run", pairs=write_pairs(tmp_path / "p.tsv"), **settings)
+    assert result["held_out"] == 20 and {"exact_match", "bleu", "chrf", "padding"} <= set(result)
+    assert result["padding"] < 0.25
+    assert len(task.translate(["one hundred", "two"])) == 2
+    assert (task.model.source_embedding is task.model.target_embedding) == (ties == "all")
+
+
+@pytest.mark.slow
+def test_characters_of_number_words_are_learned(tmp_path):
+    task, result = trained(
+        "translate", tmp_path / "run", pairs=write_pairs(tmp_path / "p.tsv"), steps=1200, max_length=64
+    )
+    assert result["exact_match"] >= 0.7 and result["chrf"] > 85
+
+
+def test_scores_are_those_of_sacrebleu():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    task = tasks.make_task(tasks.make_config("numbers", {**SMALL, "limit": 30}))
+    outputs, references = ["the cat sat on the mat today", "a dog"], ["the cat sat on a mat today", "the dog"]
+    scores = task.scores(outputs, references)
+    assert scores["bleu"] == round(sacrebleu.corpus_bleu(outputs, [references]).score, 2) > 0
+    assert scores["chrf"] == round(sacrebleu.corpus_chrf(outputs, [references]).score, 2) > 0
+    assert task.scores(["eins"], ["eins"])["bleu"] == 100  # a perfect translation of one word
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({}, "--pairs FILE"),
+        ({"pairs": "p.tsv", "max_length": 8}, "max_length=8 tokens; got .*; write --set max_length="),
+    ],
+)
+def test_pairs_that_cannot_be_trained_on_are_named(settings, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(Path("p.tsv"))
+    with pytest.raises(ValueError, match=text):
+        tasks.make_task(tasks.make_config("translate", {**SMALL, **settings}))
+
+
+# -- a user's text ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("tokens", ["char", "bpe"])
+def test_a_text_is_trained_on_and_continued(tokens, tmp_path):
+    text = tmp_path / "t.txt"
+    text.write_text("the cat sat on the mat. the dog sat on the log. " * 120, encoding="utf-8")
+    settings = {**SMALL, "steps": 150, "tokens": tokens, "vocab_size": 300, "max_length": 32, "dropout": 0.0}
+    task, result = trained("lm", tmp_path / "run", text=str(text), learning_rate=1e-2, **settings)
+    assert result["bits_per_byte"] < 1.0  # eight would be chance, and the text repeats itself
+    written = task.write("the cat ", 30, 0.0, 0, 0)
+    assert written.startswith("the cat ") and len(written) > 20
+    assert task.write("the ", 9, 1.0, 5, seed=3) == task.write("the ", 9, 1.0, 5, seed=3)
+    weights, columns, rows = task.attention("the cat sat")
+    assert rows == columns and weights["decoder"][0].shape == (2, len(rows), len(rows))
+    assert not np.triu(weights["decoder"][0][0], 1).any()
+
+
+def test_bits_per_byte_is_the_loss_in_other_units(tmp_path):
+    text = tmp_path / "t.txt"
+    text.write_text("äöü abc " * 200, encoding="utf-8")
+    task = tasks.make_task(tasks.make_config("lm", {**SMALL, "text": str(text), "tokens": "char", "max_length": 16}))
+    task.model.eval()
+    figures = task.evaluate()
+    per_token = figures["validation_loss"] / np.log(2)
+    assert figures["bits_per_byte"] == pytest.approx(per_token * 8 / 11, rel=0.02)  # 8 characters in 11 bytes
+
+
+# -- loading ------------------------------------------------------------------------------------------------------
+def test_a_loaded_run_answers_as_it_did_without_its_data(tmp_path):
+    pairs = tmp_path / "p.tsv"
+    settings = {**SMALL, "steps": 5, "pairs": write_pairs(pairs)}
+    config = tasks.make_config("translate", settings)
+    before = tasks.make_task(config)
+    loaded, _ = trained("translate", tmp_path / "run", **settings)
+    pairs.unlink()
+    again = tasks.load_task(tmp_path / "run")
+    assert again.translate(["two"]) == loaded.translate(["two"])
+    assert again.source.vocabulary == before.source.vocabulary
+
+
+@pytest.mark.parametrize(
+    "damage, text",
+    [
+        (lambda run: (run / "config.json").unlink(), "config.json does not exist"),
+        (lambda run: (run / "tokenizer.json").write_text("{}"), "kind and tokens"),
+        (lambda run: (run / "config.json").write_text("{"), "damaged"),
+        (lambda run: [f.write_bytes(f.read_bytes()[:50]) for f in run.glob("checkpoint/*/model.*")], "cut short"),
+        (lambda run: (run / "config.json").write_text(json.dumps({"task": "x"})), "config.json"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(damage, text, tmp_path):
+    config = tasks.make_config("numbers", {**SMALL, "limit": 30, "steps": 1})
+    task = tasks.make_task(config)
+    checkpoint.write_json(tmp_path / "config.json", config.to_dict())
+    checkpoint.write_json(tmp_path / "tokenizer.json", task.vocabulary())
+    train(task, config, tmp_path, quiet=True)
+    tasks.load_task(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=text) as caught:
+        tasks.load_task(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is not one; write --model"):
+        tasks.load_task(tmp_path / "none")
