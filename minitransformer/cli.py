@@ -66,10 +66,11 @@ def _show(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train a task from the start, or go on with a run, and write its result and figures."""
-    from . import backend, checkpoint, draw, tasks
-    from .train import Stopped, train
+    from . import backend, checkpoint, tasks
+    from .train import Stopped
 
     settings = _settings(arguments)
+    checkpoint.require_safetensors()
     if arguments.resume:
         folder = Path(arguments.resume)
         if settings or arguments.out or arguments.task:
@@ -84,48 +85,49 @@ def run_train(arguments: argparse.Namespace) -> int:
     else:
         config = tasks.make_config(arguments.task or "reversal", settings)
     backend.set_backend(config.backend)
-    checkpoint.require_safetensors()
     task = tasks.make_task(config)  # reads and checks all data, before anything is written
-    if arguments.resume:
-        if checkpoint.read_json(folder / "tokenizer.json") != task.vocabulary():
-            raise ValueError(
-                f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run"
-            )
-        if not checkpoint.checkpoints(folder / "checkpoint"):
-            arguments.resume = None  # stopped before its first checkpoint: begin again, to the same result
-    else:
+    if not arguments.resume:
         folder = _new_run(config.task, arguments.out)
-        checkpoint.write_json(folder / "config.json", config.to_dict())
-        checkpoint.write_json(folder / "tokenizer.json", task.vocabulary())
     try:
-        result = train(task, config, folder, resume=bool(arguments.resume), quiet=arguments.json)
+        result = _train_in(folder, task, config, quiet=arguments.json)
     except Stopped as stopped:
         print(f"{stopped}; go on with: minitransformer train --resume {folder}", file=sys.stderr)
         return EXIT_STOPPED
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ValueError(
-                f"a run needs room on the disk; {folder} is full (the last whole checkpoint is kept); "
-                f"free some, then minitransformer train --resume {folder}"
-            ) from error
-        raise
-    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    (folder / "figures").mkdir(exist_ok=True)
-    draw.loss_curve(
-        [line["step"] for line in log],
-        [line["loss"] for line in log],
-        folder / "figures" / "loss.png",
-        title=config.task,
-    )
-    task.figures(folder / "figures")
-    examples = task.examples()
-    result = {"task": config.task, **result, "examples": examples, "run": str(folder)}
-    checkpoint.write_json(folder / "result.json", result)
-    _show(result, arguments.json, _summary(result, examples, folder))
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ValueError(
+            f"a run needs room on the disk; {folder} is full (the last whole checkpoint is kept); "
+            f"free some, then minitransformer train --resume {folder}"
+        ) from error
+    _show(result, arguments.json, _summary(result, folder))
     return 0
 
 
-def _summary(result: dict[str, Any], examples: list[tuple[str, str]], folder: Path) -> list[str]:
+def _train_in(folder: Path, task: Any, config: Any, quiet: bool) -> dict[str, Any]:
+    """Train from the newest checkpoint in a folder, or from the start, and write all that a run leaves behind."""
+    from . import checkpoint, draw
+    from .train import train
+
+    vocabulary = folder / "tokenizer.json"
+    if vocabulary.exists() and checkpoint.read_json(vocabulary) != task.vocabulary():
+        raise ValueError(
+            f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run"
+        )
+    checkpoint.write_json(folder / "config.json", config.to_dict())
+    checkpoint.write_json(vocabulary, task.vocabulary())
+    begun = bool(checkpoint.checkpoints(folder / "checkpoint"))  # without one a run begins again, to the same result
+    result = train(task, config, folder, resume=begun, quiet=quiet)
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curve = [line["step"] for line in log], [line["loss"] for line in log]
+    draw.loss_curve(*curve, folder / "figures" / "loss.png", title=config.task)
+    task.figures(folder / "figures")
+    result = {"task": config.task, **result, "examples": task.examples(), "run": str(folder)}
+    checkpoint.write_json(folder / "result.json", result)
+    return result
+
+
+def _summary(result: dict[str, Any], folder: Path) -> list[str]:
     lines = [f"trained {result['steps']} steps in {result['seconds']:.0f} s, last loss {result['loss']:.3g} nats/token"]
     if "exact_match" in result:
         lines.append(f"exact match on {result['held_out']} held-out sequences: {100 * result['exact_match']:.2f} %")
@@ -137,7 +139,7 @@ def _summary(result: dict[str, Any], examples: list[tuple[str, str]], folder: Pa
         lines.append(
             f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
         )
-    lines += [f"{source} → {output}" for source, output in examples]
+    lines += [f"{source} → {output}" for source, output in result["examples"]]
     return [*lines, f"run: {folder} (config.json, metrics.jsonl, result.json, checkpoint/, figures/)"]
 
 
@@ -234,10 +236,10 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
     """Check every op and module against finite differences; print one row each."""
     from . import gradcases
 
-    rows = []
-    if not arguments.json:
-        print(f"{'name':<34}{'points':>8}{'1st order':>12}{'2nd order':>12}  verdict")
+    rows: list[dict[str, Any]] = []
     for row in gradcases.run(arguments.name, seed=arguments.seed or 0):
+        if not rows and not arguments.json:
+            print(f"{'name':<34}{'points':>8}{'1st order':>12}{'2nd order':>12}  verdict")
         rows.append(row)
         if not arguments.json:
             figures = "".join(f"{'-' if e is None else f'{e:.1e}':>12}" for e in (row["first"], row["second"]))

@@ -137,6 +137,11 @@ class ReversalTask(SequenceTask):
 
     def __init__(self, config: TrainConfig):
         self.data = data.Reversal(config.symbols, seed=config.seed)
+        longest = self.data.max_length + 1  # with BOS
+        if config.max_length < longest:
+            raise ValueError(
+                f"reversal needs max_length of at least {longest}; got {config.max_length}; write --set max_length=64"
+            )
         super().__init__(config, self.data.tokenizer, self.data.tokenizer)
         decode = self.data.tokenizer.decode
         self.held_out = [(decode(ids), decode(ids[::-1])) for ids in self.data.held_out(TEST_SEQUENCES)]

@@ -1,0 +1,312 @@
+"""The command as a user meets it: every answer to bad input is one line and status 2, and nothing is left behind."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minitransformer import cli, tasks
+
+SMALL = ["--set=d_model=16", "--set=d_ff=32", "--set=heads=2", "--set=layers=1", "--set=batch_size=8", "--set=steps=4"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Run in an empty folder, and test on few sequences."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "TEST_SEQUENCES", 32)
+    return tmp_path
+
+
+@pytest.fixture
+def call(capsys):
+    """Run the command in this process; return its status, what it printed and what it complained."""
+
+    def run(*arguments):
+        try:
+            status = cli.main([str(a) for a in arguments])
+        except SystemExit as leaving:  # argparse's way
+            status = leaving.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def shell(*arguments, **options):
+    command = [sys.executable, "-W", "error", "-m", "minitransformer.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def test_the_command_alone_trains_reversal_and_leaves_a_run(call, elsewhere):
+    status, out, _ = call(*SMALL)
+    assert status == 0
+    run = elsewhere / "runs" / "reversal-001"
+    for part in (
+        "config.json",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "result.json",
+        "checkpoint/step-00000004/model.safetensors",
+    ):
+        assert (run / part).is_file(), part
+    for figure in ("loss", "cross_attention", "cross_attention_mean"):
+        for ending in ("png", "svg", "json"):
+            assert (run / "figures" / f"{figure}.{ending}").stat().st_size > 100
+    assert "exact match on 32 held-out sequences" in out and "0 1 2 3 4 5 6 7 → " in out and "runs/reversal-001" in out
+    assert {"exact_match", "loss", "steps", "seconds"} <= set(json.loads((run / "result.json").read_text()))
+    assert call(*SMALL)[0] == 0 and (elsewhere / "runs" / "reversal-002").is_dir()
+
+
+def test_json_is_one_object_and_nothing_else(call):
+    status, out, _ = call("train", "numbers", "--json", "--out", "n", "--set=limit=30", *SMALL)
+    assert status == 0 and json.loads(out)["task"] == "numbers" and out.count("\n") == 1
+    status, out, _ = call("translate", "--model", "n", "--json", "twenty-one", "two")
+    assert [pair[0] for pair in json.loads(out)["translations"]] == ["twenty-one", "two"]
+    status, out, _ = call("attend", "--model", "n", "--json", "twenty-one")
+    assert json.loads(out)["columns"] == ["twenty", "one"]
+    status, out, _ = call("gradcheck", "--json", "layer_norm")
+    assert json.loads(out)["failed"] == 0 and status == 0
+
+
+def test_progress_goes_to_the_error_stream_in_plain_lines(call):
+    _, out, err = call("--set=log_every=2", *SMALL)
+    assert re.fullmatch(r"(step +\d+/4  loss \d\.\d{4} nats/token  [\d,]+ tokens/s  \d+:\d\d left\n){2}", err)
+    assert "tokens/s" not in out
+
+
+def test_on_a_terminal_one_line_is_rewritten():
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minitransformer.cli", "train", "numbers", "--set=limit=30", "--set=log_every=1", *SMALL],
+        stdout=subprocess.DEVNULL, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    except OSError:  # Linux's way to say that the other end is closed
+        pass
+    assert process.wait() == 0 and seen.count(b"\r\x1b[K") == 4 and seen.count(b"\n") == 1
+
+
+@pytest.fixture
+def numbers(call):
+    call("train", "numbers", "--out", "n", "--set=limit=30", *SMALL)
+    return "n"
+
+
+def test_translate_reads_standard_input(numbers):
+    done = shell("translate", "--model", "n", input="two\n\n twenty-one \n")
+    assert done.returncode == 0 and done.stdout.count("\n") == 2
+    assert shell("translate", "--model", "n", "two", "twenty-one").stdout == done.stdout
+
+
+def test_attend_draws_any_layer_and_head_with_the_tokens_as_labels(numbers, call, elsewhere):
+    for options, name in (
+        ([], "attend-cross"), (["--layer", 1], "attend-cross-layer1"), (["--head", 2], "attend-cross-head2"),
+        (["--layer", 1, "--head", 2], "attend-cross-layer1-head2"), (["--kind", "encoder"], "attend-encoder"),
+        (["--kind", "decoder", "--out", "elsewhere"], "attend-decoder"),
+    ):  # fmt: skip
+        status, out, _ = call("attend", "--model", "n", "twenty-one", "einundzwanzig", *options)
+        folder = elsewhere / ("elsewhere" if "--out" in options else "n/figures")
+        values = json.loads((folder / f"{name}.json").read_text())
+        assert status == 0 and (folder / f"{name}.png").exists() and name in out
+        wanted = {
+            "cross": ["twenty", "one"],
+            "encoder": ["twenty", "one"],
+            "decoder": ["<bos>", "ein", "und", "zwanzig"],
+        }
+        assert values["columns"] == wanted[name.split("-")[1]]
+    values = json.loads((elsewhere / "n/figures/attend-cross.json").read_text())
+    assert values["rows"] == ["ein", "und", "zwanzig", "<eos>"]
+
+
+def test_a_language_model_is_trained_and_writes(call, elsewhere):
+    (elsewhere / "t.txt").write_text("the cat sat on the mat. " * 60)
+    options = ["--set=max_length=16", "--set=tokens=char", *SMALL]
+    assert call("train", "lm", "--text", "t.txt", "--out", "l", *options)[0] == 0
+    status, out, _ = call("generate", "--model", "l", "--prompt", "the ", "--tokens", 5)
+    assert status == 0 and out.startswith("the ")
+    assert call("generate", "--model", "l", "--prompt", "the ", "--tokens", 5)[1] == out  # seed 0 each time
+    assert call("attend", "--model", "l", "the cat")[0] == 0
+
+
+def test_ctrl_c_then_resume(elsewhere):
+    options = ["--set=steps=300", "--set=log_every=1", *SMALL[:-1]]
+    command = [sys.executable, "-m", "minitransformer.cli", "--out", "r", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while "step" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert re.search(r"stopped after step \d+ of 300; .* go on with: minitransformer train --resume r\n$", rest)
+    assert "Traceback" not in rest
+    done = shell("train", "--resume", "r", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["steps"] == 300
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(elsewhere, call):
+    call("--out", "a", *SMALL)
+    call("--out", "b", *SMALL)
+    for step in (elsewhere / "b" / "checkpoint").iterdir():
+        for file in step.iterdir():
+            file.unlink()
+        step.rmdir()
+    (elsewhere / "b" / "result.json").unlink()
+    assert call("train", "--resume", "b")[0] == 0
+    a, b = (elsewhere / run / "checkpoint/step-00000004/model.safetensors" for run in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_gradcheck_prints_a_row_each_and_fails_with_status_1(call, monkeypatch):
+    status, out, _ = call("gradcheck", "norm")
+    rows = [line.split() for line in out.splitlines()[1:-1]]
+    assert status == 0 and {"layer_norm", "rms_norm", "LayerNorm", "RMSNorm"} <= {row[0] for row in rows}
+    assert all(row[-1] == "ok" and float(row[-2]) < 1e-5 and float(row[-3]) < 1e-7 for row in rows)
+    assert out.splitlines()[0].split() == ["name", "points", "1st", "order", "2nd", "order", "verdict"]
+
+    from minitransformer import gradcases
+
+    f, arrays, options = gradcases.OPS["exp"](__import__("numpy").random.default_rng(0))
+    monkeypatch.setitem(gradcases.OPS, "exp", lambda rng: (lambda x: f(x) + x.detach(), arrays, options))
+    status, out, _ = call("gradcheck", "exp")
+    assert status == 1 and "FAILED: derivative of order 1" in out and out.endswith("1 failed\n")
+
+
+def bad_inputs(folder):
+    (folder / "empty.tsv").write_text("")
+    (folder / "no_tab.tsv").write_text("one\teins\ntwo zwei\n")
+    (folder / "latin1.tsv").write_bytes("über\tover\nfünf\tfive\n".encode("latin-1"))
+    (folder / "one.tsv").write_text("a\tb\n")
+    (folder / "short.txt").write_text("abc")
+    (folder / "good.tsv").write_text("".join(f"s{i}\tt{i}\n" for i in range(20)))
+    (folder / "full").mkdir()
+    (folder / "full" / "x").write_text("x")
+    return {
+        "an unknown task": (["train", "chess"], "a task is one of reversal, numbers, translate, lm; got 'chess'"),
+        "no file": (["train", "translate"], "--pairs FILE"),
+        "a missing file": (["train", "translate", "--pairs", "none.tsv"], "does not exist"),
+        "an empty file": (["train", "translate", "--pairs", "empty.tsv"], "is empty"),
+        "a line without TAB": (["train", "translate", "--pairs", "no_tab.tsv"], "line 2 has 0 TABs"),
+        "not UTF-8": (["train", "translate", "--pairs", "latin1.tsv"], "at line 1"),
+        "one pair": (["train", "translate", "--pairs", "one.tsv"], "two different sources; got 1"),
+        "a short text": (["train", "lm", "--text", "short.txt"], "longer than the context"),
+        "a long side": (["train", "translate", "--pairs", "good.tsv", "--set=max_length=2"], "at most max_length=2"),
+        "heads": (["--set=heads=5"], "heads must divide d_model; got d_model=64, heads=5"),
+        "a field": (["--set=layer=2"], "got layer"),
+        "no value": (["--set=steps"], "key=value; got 'steps'"),
+        "a value": (["--set=steps=-1"], "got -1"),
+        "a sequence too short for the task": (["--set=max_length=8"], "max_length"),
+        "no GPU": (["--backend", "cupy"], "backend 'cupy' needs"),
+        "a folder in use": (["--out", "full"], "is not empty"),
+        "no run": (["translate", "--model", "none", "x"], "none is not one"),
+        "no run to resume": (["train", "--resume", "full"], "has no config.json"),
+        "resume and more": (["train", "--resume", "full", "--set=steps=9"], "give --resume RUN alone"),
+        "no such check": (["gradcheck", "batchnorm"], "'batchnorm', which none contains"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", bad_inputs.__code__.co_consts and [
+    "an unknown task", "no file", "a missing file", "an empty file", "a line without TAB", "not UTF-8", "one pair",
+    "a short text", "a long side", "heads", "a field", "no value", "a value", "a sequence too short for the task",
+    "no GPU", "a folder in use", "no run", "no run to resume", "resume and more", "no such check",
+])  # fmt: skip
+def test_bad_input_is_answered_in_one_line_and_leaves_nothing(case, call, elsewhere):
+    if case == "no GPU" and shell("--backend", "cupy", "--set=steps=1", *SMALL[:-1]).returncode == 0:
+        pytest.skip("there is a GPU here")
+    cases = bad_inputs(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    arguments, text = cases[case]
+    status, out, err = call(*arguments)
+    assert status == 2 and not out
+    assert err.startswith("minitransformer: ") and err.count("\n") == 1 and text in err, err
+    assert sorted(elsewhere.rglob("*")) == before, "something was left behind"
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["translate", "--model", "n", "dozen"], "got 'dozen'"),
+        (["translate", "--model", "n", "one " * 40], "max_length=32"),
+        (["translate", "--model", "n", " "], "at least one token"),
+        (["generate", "--model", "n", "--prompt", "x"], "translate --model"),
+        (["attend", "--model", "n", "two", "--layer", "2"], "layers go from 1 to 1; got 2"),
+        (["attend", "--model", "n", "two", "--head", "0"], "heads go from 1 to 2; got 0"),
+        (["--out", "n", *SMALL], "n exists and is not empty"),
+        (["translate", "--model", "n", "--backend", "cupy", "two"], "needs"),
+    ],
+)
+def test_bad_input_to_a_trained_run_is_answered_in_one_line(arguments, text, numbers, call, elsewhere):
+    before = {p: p.stat().st_mtime_ns for p in elsewhere.rglob("*")}
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "") and err.count("\n") == 1 and text in err, err
+    assert {p: p.stat().st_mtime_ns for p in elsewhere.rglob("*")} == before
+
+
+def test_changed_data_is_noticed_on_resume(call, elsewhere):
+    path = elsewhere / "p.tsv"
+    path.write_text("".join(f"s{i}\tt{i}\n" for i in range(20)))
+    assert call("train", "translate", "--pairs", "p.tsv", "--out", "r", *SMALL)[0] == 0
+    path.write_text("".join(f"s{i}\tt{i + 1}\n" for i in range(20)))
+    status, _, err = call("train", "--resume", "r")
+    assert status == 2 and "has changed" in err
+
+
+def test_standard_input_that_is_not_utf8_is_named(numbers):
+    command = [sys.executable, "-m", "minitransformer.cli", "translate", "--model", "n"]
+    done = subprocess.run(command, input=b"two\n\xff\n", capture_output=True)
+    assert done.returncode == 2 and b"standard input is not, at byte 4" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs root on Linux")
+def test_a_disk_that_runs_full_keeps_the_last_checkpoint(elsewhere):
+    disk = elsewhere / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        options = [
+            "--set=checkpoint_every=5",
+            "--set=steps=400",
+            "--set=log_every=1",
+            "--set=d_model=32",
+            "--set=layers=1",
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "minitransformer.cli", "--out", disk / "r", *options],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not list((disk / "r").glob("checkpoint/step-*")) and process.poll() is None:
+            time.sleep(0.01)
+        room = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "filler").write_bytes(b"x" * max(room - 20_000, 0))
+        err = process.communicate()[1].splitlines()[-1]
+        assert process.returncode == 2 and "needs room on the disk" in err and "train --resume" in err, err
+        (disk / "filler").unlink()
+        done = shell("train", "--resume", disk / "r", "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)["steps"] == 400, done.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"]])
+def test_help_has_an_example(command, call):
+    status, out, _ = call(*command, "--help")
+    assert status == 0 and "example:\n  minitransformer" in out
+
+
+def test_a_missing_package_is_answered_with_what_to_install(call, monkeypatch, elsewhere):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    status, _, err = call(*SMALL)
+    assert status == 2 and "pip install 'minitransformer[train]'" in err and not list(elsewhere.iterdir())
