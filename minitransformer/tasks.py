@@ -301,7 +301,9 @@ class LanguageTask:
 
     def figures(self, folder: Path) -> None:
         """Draw the attention over the beginning of the held-out text."""
-        weights, columns, rows = self.attention(self.tokenizer.decode(self.validation[:24].tolist()))
+        weights, columns, rows = self.attention(
+            self.tokenizer.decode(self.validation[: min(24, self.config.max_length)].tolist())
+        )
         draw.attention_grid(
             np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention"
         )
