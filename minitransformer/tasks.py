@@ -296,6 +296,7 @@ class LanguageTask:
         return {"decoder": [backend.to_numpy(w)[0] for w in weights["decoder"]]}, labels, labels
 
     def examples(self) -> list[tuple[str, str]]:
+        """Return the beginning of the text and how the model goes on."""
         prompt = self.tokenizer.decode(self.training.ids[:8].tolist())
         return [(prompt, self.write(prompt, 60, 0.8, 40, 0)[len(prompt) :])]
 
