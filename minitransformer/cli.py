@@ -120,7 +120,9 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool) -> dict[str, An
     result = train(task, config, folder, resume=begun, quiet=quiet)
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [line["step"] for line in log], [line["loss"] for line in log]
-    draw.loss_curve(*curve, folder / "figures" / "loss.png", title=config.task)
+    checked = [line for line in log if "validation_loss" in line]
+    validation = [line["step"] for line in checked], [line["validation_loss"] for line in checked]
+    draw.loss_curve(*curve, folder / "figures" / "loss.png", validation if checked else None, config.task)
     task.figures(folder / "figures")
     result = {"task": config.task, **result, "examples": task.examples(), "run": str(folder)}
     checkpoint.write_json(folder / "result.json", result)

@@ -246,6 +246,7 @@ def _attention(
     layers, heads, height, width = (1, 1, *shown.shape)[-4:]
     single, longest = shown.ndim == 2, max(height, width)
     largest = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
+    largest = max(largest, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
     cell = min(largest / longest, max(0.62, 2 / longest))
     size = (width * cell, height * cell)
     across, down = size[0] + 0.15, size[1] + 0.35  # from one panel to the next

@@ -29,6 +29,7 @@ SIZES = (
     "d_model", "heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions", "tie_embeddings",
 )  # fmt: skip
 TEST_SEQUENCES = 2048
+VALIDATED = 256  # pairs, or windows of a text, whose loss is measured now and then while training
 EXAMPLE = "0 1 2 3 4 5 6 7"
 
 
@@ -53,6 +54,19 @@ class SequenceTask:
         logits = self.model(xp.asarray(batch.source), xp.asarray(batch.target_in))
         smoothing = self.config.label_smoothing
         return ops.cross_entropy(logits, xp.asarray(batch.target_out), data.PAD, smoothing), batch.tokens
+
+    def held_out_loss(self) -> float:
+        """Return the mean loss on the first held-out pairs, in nats per token, without label smoothing."""
+        pairs = [(self.source.encode(s), self.target.encode(t)) for s, t in self.held_out[:VALIDATED]]
+        longest = self.config.max_length
+        fitting = sorted((p for p in pairs if len(p[0]) <= longest and len(p[1]) < longest), key=lambda p: len(p[1]))
+        total, tokens, xp = 0.0, 0, backend.xp()
+        for start in range(0, len(fitting), 64):
+            batch = data.pad_batch(fitting[start : start + 64])
+            logits = self.model(xp.asarray(batch.source), xp.asarray(batch.target_in))
+            total += ops.cross_entropy(logits, xp.asarray(batch.target_out), data.PAD, reduction="sum").item()
+            tokens += batch.tokens
+        return total / max(tokens, 1)
 
     def vocabulary(self) -> dict[str, Any]:
         """Return what tokenizer.json holds."""
@@ -270,14 +284,25 @@ class LanguageTask:
 
     def evaluate(self) -> dict[str, Any]:
         """Return the loss on the held-out text, in nats per token and bits per byte, over windows side by side."""
-        context, ids = self.config.max_length, self.validation
-        windows = [ids[i : i + context + 1] for i in range(0, len(ids) - 1, context)]
-        total, xp = 0.0, backend.xp()
-        for window in windows:
-            logits = self.model(xp.asarray(window[None, :-1]))
-            total += ops.cross_entropy(logits, xp.asarray(window[None, 1:]), reduction="sum").item()
-        nats = total / max(len(ids) - 1, 1)
+        nats = self._loss_of(len(self.validation))
         return {"validation_loss": nats, "bits_per_byte": nats / np.log(2) / self.bytes_per_token}
+
+    def held_out_loss(self) -> float:
+        """Return the mean loss on the first windows of the held-out text, in nats per token."""
+        return self._loss_of(VALIDATED * self.config.max_length + 1)
+
+    def _loss_of(self, count: int) -> float:
+        """Return the mean loss over the first `count` held-out tokens, in windows side by side."""
+        context, ids, xp = self.config.max_length, self.validation[:count], backend.xp()
+        whole = (len(ids) - 1) // context  # windows of full length go in batches, the rest of the text after them
+        pieces = [ids[i : i + context + 1] for i in range(0, whole * context, context)]
+        batches = [np.stack(pieces[i : i + 32]) for i in range(0, whole, 32)] + [ids[None, whole * context :]]
+        total = 0.0
+        for batch in batches:
+            if batch.shape[1] > 1:
+                logits = self.model(xp.asarray(batch[:, :-1]))
+                total += ops.cross_entropy(logits, xp.asarray(batch[:, 1:]), reduction="sum").item()
+        return total / max(len(ids) - 1, 1)
 
     def write(self, prompt: str, count: int, temperature: float, top_k: int, seed: int) -> str:
         """Continue a prompt: greedily at temperature 0, else by sampling."""

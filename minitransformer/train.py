@@ -61,10 +61,11 @@ class TrainConfig(Config):
     text: str = ""
     log_every: int = 25
     checkpoint_every: int = 250
+    validate_every: int = 250
 
     def __post_init__(self) -> None:
         self.require(
-            steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, seed=0,
+            steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, validate_every=1, seed=0,
             d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20,
         )  # fmt: skip
         for name, low, high in (
@@ -92,6 +93,9 @@ class Task(Protocol):
 
     def loss(self, step: int) -> tuple[Tensor, int]:
         """Return the mean loss of batch number `step`, in nats per token, and its count of tokens."""
+
+    def held_out_loss(self) -> float:
+        """Return the mean loss on data held out, in nats per token, without smoothing; nothing is recorded."""
 
     def evaluate(self) -> dict[str, Any]:
         """Return figures on data held out, by name; the model is in eval mode and nothing is recorded."""
@@ -242,12 +246,14 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
                 optimizer.lr = schedule(step)
                 optimizer.step()
                 counted += tokens
-                if step % config.log_every == 0 or step == config.steps or stop.is_set():
+                validation = step % config.validate_every == 0 or step == config.steps
+                if validation or step % config.log_every == 0 or stop.is_set():
                     last_loss, now = loss.item(), time.perf_counter()
                     speed = counted / max(now - since, 1e-9)
-                    log.write(
-                        step=step, loss=last_loss, lr=optimizer.lr, grad_norm=norm, tokens_per_second=round(speed)
-                    )
+                    figures = {"loss": last_loss, "lr": optimizer.lr, "grad_norm": norm}
+                    if validation:
+                        figures["validation_loss"] = _validation_loss(task)
+                    log.write(step=step, **figures, tokens_per_second=round(speed))
                     progress.show(step, last_loss, speed, (now - since) / (step - start) * (config.steps - step))
                 if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
                     write_checkpoint(step)
@@ -260,6 +266,15 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
     with no_grad():
         figures = task.evaluate()
     return {**figures, "loss": last_loss, "steps": config.steps, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def _validation_loss(task: Task) -> float:
+    """Return the loss on what is held out, in eval mode; training goes on as if nothing had happened."""
+    task.model.eval()
+    with no_grad():
+        loss = task.held_out_loss()
+    task.model.train()
+    return loss
 
 
 def _clip(model: Module, limit: float, step: int) -> float:

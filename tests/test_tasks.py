@@ -216,3 +216,39 @@ def test_a_damaged_run_is_refused_in_one_line(damage, text, tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="is not one; write --model"):
         tasks.load_task(tmp_path / "none")
+
+
+# -- the loss on held-out data ------------------------------------------------------------------------------------
+def nats(logits, targets):
+    """Return the summed cross-entropy of one sequence, in plain NumPy."""
+    logits = logits.astype(np.float64)
+    log_z = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    return (log_z - logits[np.arange(len(targets)), targets]).sum()
+
+
+def test_held_out_loss_of_pairs_is_that_of_each_pair_alone():
+    task = tasks.make_task(
+        tasks.make_config("numbers", {**SMALL, "limit": 200, "label_smoothing": 0.3, "dropout": 0.5})
+    )
+    task.model.eval()
+    total = tokens = 0
+    for source, target in task.held_out:
+        ids = task.target.encode(target)
+        logits = task.model(np.array([task.encode(source)]), np.array([[data.BOS, *ids]])).numpy()[0]
+        total, tokens = total + nats(logits, [*ids, data.EOS]), tokens + len(ids) + 1
+    assert task.held_out_loss() == pytest.approx(total / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 30, 33, 80])
+def test_held_out_loss_of_a_text_reads_every_token_once(length, tmp_path):
+    (tmp_path / "t.txt").write_text("the cat sat on the mat. " * 40)
+    settings = {**SMALL, "text": str(tmp_path / "t.txt"), "max_length": 8, "tokens": "char", "dropout": 0.5}
+    task = tasks.make_task(tasks.make_config("lm", settings))
+    task.model.eval()
+    task.validation = task.validation[:length]
+    total = 0
+    for start in range(0, length - 1, 8):
+        window = task.validation[start : start + 9]
+        total += nats(task.model(window[None, :-1]).numpy()[0], window[1:])
+    assert task.held_out_loss() == pytest.approx(total / max(length - 1, 1), rel=1e-5)
+    assert task.evaluate()["validation_loss"] == pytest.approx(task.held_out_loss(), rel=1e-6)

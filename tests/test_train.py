@@ -42,7 +42,8 @@ class StopAt:
     """A task that asks the loop to stop, as Ctrl-C would, in the middle of one step."""
 
     def __init__(self, task, step, how):
-        self.model, self.evaluate, self.inner, self.step, self.how = task.model, task.evaluate, task, step, how
+        self.model, self.inner, self.step, self.how = task.model, task, step, how
+        self.evaluate, self.held_out_loss = task.evaluate, task.held_out_loss
 
     def loss(self, step):
         if step == self.step:
@@ -55,8 +56,18 @@ def test_a_run_logs_and_returns_its_figures(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert set(lines[0]) == {"step", "loss", "lr", "grad_norm", "tokens_per_second"}
+    assert set(lines[-1]) == set(lines[0]) | {"validation_loss"}
     assert result["loss"] == lines[-1]["loss"] and result["steps"] == 12 and result["held_out"] == 64
     assert lines[-1]["lr"] == pytest.approx(make_schedule(config())(12))
+
+
+def test_looking_at_held_out_data_changes_nothing(tmp_path):
+    run(tmp_path / "often", validate_every=3, log_every=100)
+    run(tmp_path / "never", validate_every=100)
+    lines = [json.loads(line) for line in (tmp_path / "often" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6, 9, 12]
+    for name, value in weights(tmp_path / "never").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "often")[name], err_msg=name)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
