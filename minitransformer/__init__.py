@@ -1,6 +1,6 @@
 """minitransformer: the Transformer you can step through."""
 
-from . import data, models, nn, ops, optim
+from . import data, kernels, models, nn, ops, optim
 from . import ops as functional
 from .backend import get_backend, manual_seed, set_backend, use_backend
 from .checkpoint import load, save

@@ -117,6 +117,7 @@ class _RandomState:
 
     def __init__(self) -> None:
         self.generator = np.random.default_rng(0)
+        self.part: tuple[int, int, int] | None = None  # (first row, rows, rows of the whole batch)
 
 
 _random = _RandomState()
@@ -134,3 +135,33 @@ def manual_seed(seed: int | tuple[int, ...]) -> None:
 def generator() -> np.random.Generator:
     """Return the library's random generator (NumPy's PCG64, on the host)."""
     return _random.generator
+
+
+@contextlib.contextmanager
+def drawing_for_rows(first: int, rows: int, total: int) -> Iterator[None]:
+    """Inside the block, what is drawn row by row for a batch of `rows` is what those rows get in a batch of `total`.
+
+    So a batch that is split among workers meets the same dropout masks as a whole one.
+    """
+    _random.part = (first, rows, total)
+    try:
+        yield
+    finally:
+        _random.part = None
+
+
+def random_words(rows: int, words: int) -> np.ndarray:
+    """Draw `words` 64-bit numbers for each row of a batch, from the library's generator.    → uint64 (rows, words)
+
+    Where only some rows of a batch are computed here (`drawing_for_rows`), the numbers of the others are passed over.
+    """
+    bits: Any = _random.generator.bit_generator
+    first, own, total = _random.part or (0, rows, rows)
+    if own != rows:  # not an array of the batch: every worker draws the same
+        first, total = 0, rows
+    if first:
+        bits.advance(first * words)
+    drawn = bits.random_raw(rows * words).reshape(rows, words)
+    if first + rows < total:
+        bits.advance((total - first - rows) * words)
+    return drawn

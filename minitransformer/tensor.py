@@ -302,12 +302,15 @@ def primitive(body: Callable[..., tuple[Any, Callable]]) -> Callable[..., Any]:
     itself. No second derivative is written by hand.
     """
     name = body.__name__
+    faster: dict[str, Callable] = {}  # the engine room's bodies for this op, by backend
 
     @functools.wraps(body)
     def op(*args: Any, **settings: Any) -> Any:
         arrays = tuple([a.data if isinstance(a, Tensor) else a for a in args])
         try:
-            y, vjp = body(backend.namespace(arrays), *arrays, **settings)
+            xp = backend.namespace(arrays)
+            run = faster.get(xp.__name__, body) if _kernels.enabled and not _mode.replayable else body
+            y, vjp = run(xp, *arrays, **settings)
         except Exception as error:
             error.add_note(f"in op {name}({', '.join(_described(a) for a in arrays)})")
             raise
@@ -325,7 +328,39 @@ def primitive(body: Callable[..., tuple[Any, Callable]]) -> Callable[..., Any]:
     del op.__wrapped__  # type: ignore[attr-defined]  # the signature users see has no xp
     op.__signature__ = _without_xp(body)  # type: ignore[attr-defined]
     op.body = body  # type: ignore[attr-defined]
+    op.kernels = faster  # type: ignore[attr-defined]
     return op
+
+
+class _Kernels:
+    """Whether ops take their bodies from the engine room, in all threads."""
+
+    enabled = True
+
+
+_kernels = _Kernels()
+
+
+class use_kernels:
+    """Say whether ops may use the fast bodies of `kernels/`; use_kernels(False) runs the plain book.
+
+    It holds from the call on; in a `with` block, until the end of the block. Derivatives of higher order run the
+    book in any case, since only its lines run on Tensors.
+    """
+
+    def __init__(self, on: bool = True):
+        self.before, _kernels.enabled = _kernels.enabled, bool(on)
+
+    def __enter__(self) -> use_kernels:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        _kernels.enabled = self.before
+
+
+def kernels_enabled() -> bool:
+    """Tell whether ops may use the fast bodies of `kernels/`."""
+    return _kernels.enabled
 
 
 def _without_xp(body: Callable) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
+from ..kernels import optimizers as fast
 from .optimizer import Optimizer, check_range
 
 
@@ -24,6 +26,8 @@ class Adam(Optimizer):
     """
 
     decoupled = False  # is the weight decay kept out of the moments?
+    elementwise = True
+    kernels = {"numpy": functools.partial(fast.adam, decoupled=False)}
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -70,6 +74,7 @@ class AdamW(Adam):
     """
 
     decoupled = True
+    kernels = {"numpy": functools.partial(fast.adam, decoupled=True)}
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),

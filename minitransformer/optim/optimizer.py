@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, namespace, to_numpy
-from ..tensor import Tensor
+from ..kernels.optimizers import JOINED, Joined
+from ..tensor import Tensor, kernels_enabled
 
 
 def check_range(name: str, value: Any, low: float, high: float, low_is_allowed: bool = True) -> None:
@@ -53,8 +56,16 @@ class Optimizer:
 
     A subclass gives `_check(group)`, `_new_state(xp, x, group)` and `_update(xp, x, g, state, group)`, where x
     is the parameter's array (to be changed in place), g its gradient (never changed), and state["step"] counts
-    the updates of this parameter from 1.
+    the updates of this parameter from 1. Where `_update` treats each element alone it says so by `elementwise`, and
+    small parameters are then joined; `kernels` may name a faster function of the same arguments for a backend.
     """
+
+    elementwise = False
+    kernels: dict[str, Any] = {}
+
+    def __init_subclass__(cls) -> None:
+        if "_update" in vars(cls) and "kernels" not in vars(cls):
+            cls.kernels = {}  # a kernel stands for the update it was written for, not for one that replaces it
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
         if isinstance(params, Tensor):
@@ -67,6 +78,7 @@ class Optimizer:
         self.state: list[dict[str, Any]] = []
         self._group_of: list[int] = []  # beside parameters
         self.step_count = 0
+        self._joined: dict[tuple[int, ...], Joined] = {}
         for group in given:
             self._add_group(group, defaults)
         if not self.parameters:
@@ -124,7 +136,8 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         self.step_count += 1
-        for p, state, group in zip(self.parameters, self.state, self._group_of, strict=True):
+        small: dict[Any, list[int]] = {}  # what may be joined, by what it has to have in common
+        for i, (p, state, group) in enumerate(zip(self.parameters, self.state, self._group_of, strict=True)):
             g = gradient_of(p)
             if g is None:
                 continue
@@ -132,7 +145,34 @@ class Optimizer:
             if not state:
                 state.update(step=0, **self._new_state(xp, p.data, self.groups[group]))
             state["step"] += 1
-            self._update(xp, p.data, g, state, self.groups[group])
+            if self.elementwise and p.size <= JOINED and xp.__name__ == "numpy" and kernels_enabled():
+                small.setdefault((group, p.dtype, state["step"]), []).append(i)
+            else:
+                self._run(xp, p.data, g, state, self.groups[group])
+        for (group, _, count), members in small.items():
+            self._step_joined(tuple(members), count, self.groups[group])
+
+    def _run(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Update one array by the book, or by the kernel that stands for it."""
+        kernel = self.kernels.get(xp.__name__) if kernels_enabled() else None
+        if kernel is not None and x.ndim and x.flags.c_contiguous and g.dtype == x.dtype:
+            kernel(xp, x, g, state, group)
+        else:
+            self._update(xp, x, g, state, group)
+
+    def _step_joined(self, members: tuple[int, ...], count: int, group: dict[str, Any]) -> None:
+        """Update small parameters as one array."""
+        joined = self._joined.get(members)
+        if joined is None or joined.dtype != self.parameters[members[0]].dtype:
+            for other in [m for m in self._joined if set(m) & set(members)]:
+                del self._joined[other]  # its flat moments are no longer those of the parameters
+            joined = self._joined[members] = Joined(
+                [self.parameters[i] for i in members], [self.state[i] for i in members]
+            )
+        joined.update(
+            [gradient_of(p) for p in joined.parameters],
+            lambda x, g, moments: self._run(np, x, g, {"step": count, **moments}, group),
+        )
 
     def zero_grad(self) -> None:
         """Forget all gradients: they become None, so that the next backward starts afresh."""
@@ -180,6 +220,7 @@ class Optimizer:
         settings = [groups[i] for i in self._group_of]
         entries = [self._loaded(i, e, s) for i, (e, s) in enumerate(zip(state["state"], settings, strict=True))]
         self.step_count, self.groups, self.state = int(state["step"]), groups, entries
+        self._joined.clear()
 
     def _loaded(self, i: int, entry: dict[str, Any], group: dict[str, Any]) -> dict[str, Any]:
         """Return the state of parameter i as it shall be kept, or raise ValueError."""

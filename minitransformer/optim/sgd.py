@@ -23,6 +23,8 @@ class SGD(Optimizer):
     Raises ValueError for a value outside its range.
     """
 
+    elementwise = True
+
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
         weight_decay: float = 0.0, nesterov: bool = False,

@@ -1,0 +1,125 @@
+"""Attention over blocks of queries, in place.
+
+With p = exp(scores)/Σ the backward makes two passes over T×S: the gradient of the scores is p·(g·vᵀ − δ), where
+δ = Σ_k g·y is a sum over K numbers and no longer one over S, since Σ_j p_j·(g·v_j) = g·y.
+
+The shift by the row's maximum is there against overflow only. |q·k| ≤ |q|·|k| bounds all scores at once, and where
+the bound is small enough for e^score and for its sums, no maximum is looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..backend import Array
+from ..ops.attention import _attention
+from .registry import kernel, ones
+
+Made = tuple[Array, Callable]
+SAFE_SCORE = 40.0  # e⁴⁰ = 2e17, e⁻⁴⁰ = 4e-18: sums of a million of them, and their squares, fit into float32
+QUERIES = 64  # rows of scores in a block, at most
+BLOCK_SCORES = 128 * 1024  # scores in a block: half a megabyte in float32, which the second cache holds
+
+
+class Block(NamedTuple):
+    """Some batch rows × some queries, the keys any of them may look at, and the shares in which they do."""
+
+    batch: slice
+    queries: slice
+    keys: slice
+    p: Array
+
+
+def _squared_norm(xp: Any, x: Array) -> float:
+    """Return the largest |row|².    x: (B, H, T, K)"""
+    rows = x.swapaxes(1, 2)  # as they lie in memory, where heads are slices of one row
+    return float(xp.matmul((rows * rows).reshape(-1, x.shape[-1]), ones(xp, x.shape[-1], x)).max())
+
+
+def _plan(xp: Any, q: Array, k: Array, mask: Array | None) -> list[tuple[slice, slice, slice]]:
+    """Cut B × T into blocks, and leave out keys at the end that no query of a block may look at."""
+    b, h, t, s = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+    step = min(t, QUERIES)
+    at_once = max(1, BLOCK_SCORES // (h * step * s))
+    plan = []
+    for first in range(0, t, step):
+        queries, end = slice(first, first + step), s
+        if mask is not None and t > step and mask.shape[-2] == t and mask.shape[-1] == s:
+            looked_at = mask[..., queries, :].reshape(-1, s).any(axis=0)
+            end = s - int(looked_at[::-1].argmax()) if looked_at.any() else 1
+        plan += [(slice(i, i + at_once), queries, slice(0, end)) for i in range(0, b, at_once)]
+    return plan
+
+
+@kernel(_attention)
+def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float) -> Made:
+    """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); other ranks are the book's."""
+    plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
+    if plain or q.dtype.char not in "fd" or not (q.size and k.size and v.size):
+        return _attention.body(xp, q, k, v, mask, kept, scale=scale)
+    b, h, t, _ = q.shape
+    q_scaled = q * scale
+    shifted = not _squared_norm(xp, q_scaled) * _squared_norm(xp, k) <= SAFE_SCORE**2  # so that nan counts, too
+    plan, everywhere = _plan(xp, q, k, mask), (b, h, t, k.shape[2])
+    if mask is not None:
+        empty_rows = not mask.any(axis=-1).all()
+        mask = mask if shifted else mask.astype(q.dtype)
+        mask = mask if len(plan) == 1 else xp.broadcast_to(mask, everywhere)
+    kept = kept if kept is None or len(plan) == 1 else xp.broadcast_to(kept, everywhere)
+    y = xp.empty((b, t, h, v.shape[-1]), dtype=q.dtype).swapaxes(1, 2)  # the heads side by side, as they are joined
+    k_t, blocks = xp.ascontiguousarray(k.swapaxes(-1, -2)), []  # small products by a transposed view are slow
+    for batch, queries, keys in plan:
+        p = xp.matmul(q_scaled[batch, :, queries], k_t[batch, ..., keys])
+        allowed = mask if mask is None or len(plan) == 1 else mask[batch, :, queries, keys]
+        if shifted:
+            p = _shifted(xp, p, allowed)
+        xp.exp(p, out=p)
+        if allowed is not None and not shifted:
+            p *= allowed
+        total = xp.matmul(p.reshape(-1, p.shape[-1]), ones(xp, p.shape[-1], p)).reshape(*p.shape[:-1], 1)
+        if mask is not None and empty_rows:
+            total[total == 0] = math.inf
+        p *= xp.divide(1.0, total, out=total)
+        mixed = p if kept is None else p * (kept if len(plan) == 1 else kept[batch, :, queries, keys])
+        xp.matmul(mixed, v[batch, :, keys], out=y[batch, :, queries])
+        blocks.append(Block(batch, queries, keys, p))
+
+    def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
+        g_q, g_k, g_v = (xp.empty(x.swapaxes(1, 2).shape, dtype=x.dtype).swapaxes(1, 2) for x in (q, k, v))
+        rows = (g * y).swapaxes(1, 2)
+        delta = xp.matmul(rows.reshape(-1, g.shape[-1]), ones(xp, g.shape[-1], g)).reshape(b, t, h, 1).swapaxes(1, 2)
+        v_t, begun = xp.ascontiguousarray(v.swapaxes(-1, -2)), set()
+        for batch, queries, keys, p in sorted(blocks, key=lambda block: -block.keys.stop):  # the furthest first
+            g_block = g[batch, :, queries]
+            factors = kept if kept is None or len(plan) == 1 else kept[batch, :, queries, keys]
+            mixed = p if factors is None else p * factors
+            g_p = xp.matmul(g_block, v_t[batch, ..., keys])
+            if factors is not None:
+                g_p *= factors
+            g_p -= delta[batch, :, queries]
+            g_p *= p
+            xp.matmul(g_p, k[batch, :, keys], out=g_q[batch, :, queries])
+            for total, left, right in ((g_v, mixed, g_block), (g_k, g_p, q_scaled[batch, :, queries])):
+                part = total[batch, :, keys]
+                if batch.start in begun:
+                    part += xp.matmul(left.swapaxes(-1, -2), right)
+                else:
+                    xp.matmul(left.swapaxes(-1, -2), right, out=part)
+                    total[batch, :, keys.stop :] = 0
+            begun.add(batch.start)
+        g_q *= scale
+        return g_q, g_k, g_v, None, None
+
+    return y, vjp
+
+
+def _shifted(xp: Any, scores: Array, allowed: Array | None) -> Array:
+    """Hide what may not be looked at and subtract the maximum of each row.    (B, H, T, S) → (B, H, T, S)"""
+    if allowed is not None:
+        scores = xp.where(allowed, scores, -math.inf)
+    top = scores.max(axis=-1, keepdims=True)
+    top[top == -math.inf] = 0.0
+    scores -= top
+    return scores

@@ -1,0 +1,71 @@
+"""How many threads the library of matrix products uses, set while the program runs.
+
+The environment (OPENBLAS_NUM_THREADS and its like) is read when NumPy is imported, and so comes too late for a program
+that finds out later that it will split its work itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+# (set, get) of the libraries that NumPy is built with: its own wheels' OpenBLAS, a system's OpenBLAS, Intel's MKL, BLIS.
+FUNCTIONS = (
+    ("scipy_openblas_set_num_threads64_", "scipy_openblas_get_num_threads64_"),
+    ("scipy_openblas_set_num_threads", "scipy_openblas_get_num_threads"),
+    ("openblas_set_num_threads64_", "openblas_get_num_threads64_"),
+    ("openblas_set_num_threads", "openblas_get_num_threads"),
+    ("MKL_Set_Num_Threads", "MKL_Get_Max_Threads"),
+    ("bli_thread_set_num_threads", "bli_thread_get_num_threads"),
+)
+
+
+def _libraries() -> list[str]:
+    """Return the paths of the shared libraries that may hold NumPy's products."""
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        paths = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "/" in line}
+    else:
+        root = Path(np.__file__).parent
+        paths = {str(p) for folder in (root.parent / "numpy.libs", root / ".dylibs") for p in folder.glob("*")}
+    return sorted(p for p in paths if any(word in p.lower() for word in ("blas", "mkl_rt", "blis")))
+
+
+@functools.cache
+def _controls() -> tuple[Callable, Callable] | None:
+    """Return (set, get) of the library in use; None for one that has no such functions (Apple's Accelerate)."""
+    for path in _libraries():
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for set_name, get_name in FUNCTIONS:
+            if hasattr(library, set_name) and hasattr(library, get_name):
+                return getattr(library, set_name), getattr(library, get_name)
+    return None
+
+
+def blas_threads() -> int:
+    """Return how many threads a matrix product may use; 0 where the library does not say."""
+    controls = _controls()
+    return int(controls[1]()) if controls else 0
+
+
+@contextlib.contextmanager
+def limit_blas_threads(count: int) -> Iterator[None]:
+    """Let matrix products use `count` threads inside a `with` block, and as many as before after it."""
+    controls = _controls()
+    if controls is None:
+        yield
+        return
+    before = controls[1]()
+    controls[0](count)
+    try:
+        yield
+    finally:
+        controls[0](before)

@@ -1,0 +1,103 @@
+"""LayerNorm and RMSNorm: every sum along a row or a column is a product with a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..backend import Array
+from ..ops.norm import layer_norm as layer_norm_op
+from ..ops.norm import rms_norm as rms_norm_op
+from .registry import BLOCK_BYTES, kernel, ones, rows_of
+
+Made = tuple[Array, Callable]
+
+
+def _blocks(rows: Array) -> list[slice]:
+    step = max(1, BLOCK_BYTES // (rows.shape[1] * rows.itemsize))
+    return [slice(i, i + step) for i in range(0, len(rows), step)]
+
+
+@kernel(layer_norm_op)
+def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> Made:
+    """Normalise rows, block by block.
+
+    With p = g·x̂ the four sums of the backward are four products: Σ_d g·w = g@w, Σ_d g·w·x̂ = p@w, Σ_n g = 1@g and
+    Σ_n p = 1@p. Kept: x̂ and 1/σ, as in the book.
+    """
+    if not rows_of(x) or x.dtype != weight.dtype:
+        return layer_norm_op.body(xp, x, weight, bias, eps=eps)
+    rows = x.reshape(-1, x.shape[-1])
+    width, mean_of = rows.shape[1], ones(xp, rows.shape[1], x)
+    x_hat, y = xp.empty_like(rows), xp.empty_like(rows)
+    inv_std = xp.empty((len(rows), 1), dtype=x.dtype)
+    for block in _blocks(rows):
+        out, centred, inv = y[block], x_hat[block], inv_std[block]
+        mean = xp.matmul(rows[block], mean_of)
+        mean /= width
+        xp.subtract(rows[block], mean[:, None], out=centred)
+        xp.multiply(centred, centred, out=out)
+        variance = xp.matmul(out, mean_of)
+        variance /= width
+        variance += eps
+        xp.sqrt(variance, out=variance)
+        xp.divide(1.0, variance, out=inv[:, 0])
+        centred *= inv
+        xp.multiply(centred, weight, out=out)
+        out += bias
+
+    def vjp(g: Array) -> tuple[Array, Array, Array]:
+        g_rows = g.reshape(rows.shape)
+        g_x = xp.empty_like(rows)
+        g_weight, g_bias = xp.zeros_like(weight), xp.zeros_like(bias)
+        mean_weight = weight / width
+        for block in _blocks(rows):
+            g_block, hat, out = g_rows[block], x_hat[block], g_x[block]
+            p = g_block * hat
+            along = ones(xp, len(p), p)
+            g_weight += xp.matmul(along, p)
+            g_bias += xp.matmul(along, g_block)
+            xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
+            xp.multiply(g_block, weight, out=out)
+            out -= p
+            out -= xp.matmul(g_block, mean_weight)[:, None]
+            out *= inv_std[block]
+        return g_x.reshape(x.shape), g_weight, g_bias
+
+    return y.reshape(x.shape), vjp
+
+
+@kernel(rms_norm_op)
+def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
+    """Scale rows, block by block, with the sums as products. Kept: x̂ and 1/rms, as in the book."""
+    if not rows_of(x) or x.dtype != weight.dtype:
+        return rms_norm_op.body(xp, x, weight, eps=eps)
+    rows = x.reshape(-1, x.shape[-1])
+    width, mean_of = rows.shape[1], ones(xp, rows.shape[1], x)
+    x_hat, y = xp.empty_like(rows), xp.empty_like(rows)
+    inv_rms = xp.empty((len(rows), 1), dtype=x.dtype)
+    for block in _blocks(rows):
+        out, inv = y[block], inv_rms[block]
+        xp.multiply(rows[block], rows[block], out=out)
+        square = xp.matmul(out, mean_of)
+        square /= width
+        square += eps
+        xp.sqrt(square, out=square)
+        xp.divide(1.0, square, out=inv[:, 0])
+        xp.multiply(rows[block], inv, out=x_hat[block])
+        xp.multiply(x_hat[block], weight, out=out)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        g_rows = g.reshape(rows.shape)
+        g_x, g_weight, mean_weight = xp.empty_like(rows), xp.zeros_like(weight), weight / width
+        for block in _blocks(rows):
+            hat, out = x_hat[block], g_x[block]
+            p = g_rows[block] * hat
+            g_weight += xp.matmul(ones(xp, len(p), p), p)
+            xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
+            xp.multiply(g_rows[block], weight, out=out)
+            out -= p
+            out *= inv_rms[block]
+        return g_x.reshape(x.shape), g_weight
+
+    return y.reshape(x.shape), vjp

@@ -1,0 +1,262 @@
+"""A training step split over the cores: each worker takes a part of the batch, and the gradients are added up.
+
+    g = Σᵢ (nᵢ/N)·gᵢ        gᵢ: the gradient of the mean over the nᵢ tokens of part i;    N = Σᵢ nᵢ
+
+The step is split, not the op: an op of a small model takes a few microseconds, less than it costs to hand a part of
+it to another core. The workers are processes, forked from this one, since Python runs one thread at a time between
+NumPy's calls. Parameters and gradients lie in memory that all of them see; what travels each step is the part of the
+batch, the state of the random numbers, and back a loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .kernels.blas import limit_blas_threads
+from .kernels.memory import keep_freed_memory
+from .nn import Module
+from .tensor import Tensor, _propagate
+
+Loss = Callable[..., tuple[Tensor, int]]
+MOST = 8  # a batch cut finer than this leaves each worker little to do
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Return how many workers a training step gets by default: one a core on Linux, else one.
+
+    Elsewhere the system's own libraries do not survive a fork (macOS), or there is none (Windows); there, products
+    of matrices still use all cores.
+    """
+    return min(cores(), MOST) if sys.platform.startswith("linux") else 1
+
+
+class Workers:
+    """Compute the gradients of a batch with several processes.
+
+    model: the Module whose parameters get gradients; loss(*arrays) → (mean loss, its count of tokens), as a Tensor
+    and a number; count: how many workers, this process included. With count=1, or on a GPU, everything happens here.
+
+        with Workers(model, loss, count=2) as workers:
+            value, tokens = workers.backward(source, target)     # .grad of every parameter
+            optimizer.step()
+
+    From the start to `close` the parameters live in shared memory and matrix products use one thread a worker. The
+    workers are copies of this process as it was: what changes later in the model, other than parameters and
+    `train()`/`eval()`, they do not see. For a given seed and count the result is the same to the bit; between
+    counts it differs by rounding. Raises ValueError for a count below 1 or more than one where it cannot fork,
+    RuntimeError when a worker fails or dies.
+    """
+
+    def __init__(self, model: Module, loss: Loss, count: int | None = None):
+        count = default_workers() if count is None else count
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"workers are counted from 1; got {count!r}; write workers=2")
+        self.model, self.loss, self.parameters = model, loss, model.parameters()
+        on_host = all(backend.backend_of(p.data) == "numpy" for p in self.parameters)
+        if count > 1 and not hasattr(os, "fork"):
+            raise ValueError(f"several workers need a system that forks; got workers={count}; write workers=1")
+        self.count = count if on_host else 1
+        self._stack = contextlib.ExitStack()
+        self._pipes: list[Any] = []
+        self._children: list[int] = []
+        if on_host:
+            keep_freed_memory()
+        if self.count > 1:
+            self._stack.enter_context(limit_blas_threads(1))
+            self._share()
+            self._fork()
+
+    # -- setting up -----------------------------------------------------------------------------------------
+    def _share(self) -> None:
+        """Move the parameters into memory that a fork shares, and make room there for each worker's gradients."""
+        offsets, size = [], 0
+        for p in self.parameters:
+            offsets.append(size)
+            size += p.data.nbytes  # side by side, so that an optimizer may step them as one
+        values = mmap.mmap(-1, max(size, 1))
+        self._gradients = [mmap.mmap(-1, max(size, 1)) for _ in range(self.count)]
+        self._one_dtype = len({p.dtype for p in self.parameters}) == 1
+        if self._one_dtype:
+            self._flat = [np.frombuffer(m, dtype=self.parameters[0].dtype) for m in self._gradients]
+        self._slots = []
+        for offset, p in zip(offsets, self.parameters, strict=True):
+            home = np.frombuffer(values, p.dtype, p.size, offset).reshape(p.shape)
+            home[...] = p.data
+            p.data = home
+            self._slots.append([np.frombuffer(m, p.dtype, p.size, offset).reshape(p.shape) for m in self._gradients])
+
+    def _fork(self) -> None:
+        for i in range(1, self.count):
+            ours, theirs = multiprocessing.Pipe()
+            pid = os.fork()
+            if not pid:
+                try:
+                    ours.close()
+                    self._serve(i, theirs)
+                finally:
+                    os._exit(0)  # without what the parent has registered for its own end
+            theirs.close()
+            self._pipes.append(ours)
+            self._children.append(pid)
+
+    # -- a step ---------------------------------------------------------------------------------------------
+    def backward(self, *arrays: Any) -> tuple[Any, int]:
+        """Return the mean loss of a batch and its count of tokens, and leave the gradient in `.grad`.
+
+        arrays: the batch, each with one row for each example on its first axis (B, ...). Earlier gradients are
+        replaced. The loss is a 0-d array, on the device where the model lives.
+        """
+        if self.count == 1:
+            self.model.zero_grad()
+            value, tokens = self.loss(*arrays)
+            value.backward()
+            return value.data, tokens
+        arrays = tuple(np.ascontiguousarray(a) for a in arrays)
+        rows = len(arrays[0])
+        ends = [rows * i // self.count for i in range(self.count + 1)]
+        state = backend.generator().bit_generator.state
+        for i, pipe in enumerate(self._pipes, start=1):
+            self._send(pipe, arrays, ends[i], ends[i + 1], rows, state)
+        results = [self._part(0, [a[: ends[1]] for a in arrays], 0, rows)]
+        for i, pipe in enumerate(self._pipes, start=1):
+            results.append(self._receive(i, pipe))
+        return self._combine(results)
+
+    def _part(self, worker: int, arrays: list[np.ndarray], first: int, rows: int) -> tuple[float, int, list[int]]:
+        """Compute one part's loss; leave nᵢ·gᵢ in the worker's slots and name the parameters that were reached."""
+        own = len(arrays[0])
+        if not own:
+            return 0.0, 0, []
+        with backend.drawing_for_rows(first, own, rows):
+            value, tokens = self.loss(*arrays)
+        if value.node is None or not tokens:
+            return 0.0, 0, []
+        slots = {p.node: (i, self._slots[i][worker]) for i, p in enumerate(self.parameters)}
+        reached = []
+        seed = np.full(value.shape, tokens, dtype=value.dtype)
+        for node, g, _ in _propagate(value.node, seed, keep_graph=False):
+            if node in slots:
+                i, slot = slots[node]
+                slot[...] = g
+                reached.append(i)
+        return float(value.data), tokens, reached
+
+    def _combine(self, results: list[tuple[float, int, list[int]]]) -> tuple[np.ndarray, int]:
+        """Add the workers' gradients up and divide by the number of all tokens."""
+        total = sum(tokens for _, tokens, _ in results)
+        loss = np.asarray(sum(value * n for value, n, _ in results) / max(total, 1), dtype=self.parameters[0].dtype)
+        scale, every = 1 / max(total, 1), range(len(self.parameters))
+        if self._one_dtype and all(len(indices) == len(every) for _, _, indices in results):
+            for other in self._flat[1:]:
+                self._flat[0] += other
+            self._flat[0] *= scale
+            for p, slots in zip(self.parameters, self._slots, strict=True):
+                p.node.grad = slots[0]  # type: ignore[union-attr]
+            return loss, total
+        for i, p in enumerate(self.parameters):
+            parts = [self._slots[i][w] for w, (_, _, indices) in enumerate(results) if i in indices]
+            if parts:
+                p.grad = sum(parts[1:], start=parts[0]) * np.asarray(scale, dtype=p.dtype)
+            else:
+                p.grad = None
+        return loss, total
+
+    # -- between processes ----------------------------------------------------------------------------------
+    def _send(self, pipe: Any, arrays: tuple, first: int, end: int, rows: int, state: Any) -> None:
+        """Send a part of the batch: a line of JSON that says what comes, then the bytes of each array."""
+        parts = [a[first:end] for a in arrays]
+        header = {
+            "first": first, "rows": rows, "training": self.model.training, "random": state,
+            "arrays": [[a.dtype.str, list(a.shape)] for a in parts],
+        }  # fmt: skip
+        with contextlib.suppress(BrokenPipeError):  # it has died; `_receive` says so
+            pipe.send_bytes(json.dumps(header).encode())
+            for a in parts:
+                pipe.send_bytes(a.tobytes())
+
+    def _receive(self, worker: int, pipe: Any) -> tuple[float, int, list[int]]:
+        try:
+            answer = json.loads(pipe.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            self.close()
+            raise RuntimeError(
+                f"every worker answers each step; worker {worker} of {self.count} has died (killed, or out of memory); "
+                "resume the run, or write workers=1"
+            ) from None
+        if "error" in answer:
+            self.close()
+            raise RuntimeError(f"worker {worker} of {self.count} failed: {answer['error']}")
+        return answer["loss"], answer["tokens"], answer["reached"]
+
+    def _serve(self, worker: int, pipe: Any) -> None:
+        """Answer steps until the other end of the pipe is closed, as it is when the parent ends in whatever way."""
+        for other in self._pipes:  # of workers that were forked before
+            other.close()
+        for s in (signal.SIGINT, signal.SIGTERM):  # the parent decides when to stop, and closes the pipe
+            signal.signal(s, signal.SIG_IGN)
+        while True:
+            try:
+                header = json.loads(pipe.recv_bytes())
+                raw = [pipe.recv_bytes() for _ in header["arrays"]]
+            except (EOFError, OSError):
+                return
+            try:
+                answer = self._answer(worker, header, raw)
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send_bytes(json.dumps(answer).encode())
+
+    def _answer(self, worker: int, header: dict[str, Any], raw: list[bytes]) -> dict[str, Any]:
+        if self.model.training != header["training"]:
+            self.model.train(header["training"])
+        backend.generator().bit_generator.state = header["random"]
+        described = zip(raw, header["arrays"], strict=True)
+        arrays = [np.frombuffer(data, dtype).reshape(shape) for data, (dtype, shape) in described]
+        value, tokens, reached = self._part(worker, arrays, header["first"], header["rows"])
+        return {"loss": value, "tokens": tokens, "reached": reached}
+
+    # -- the end --------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """End the workers and give matrix products their threads back; the parameters stay where they are."""
+        for pipe in self._pipes:
+            pipe.close()
+        for pid in self._children:
+            _wait(pid, seconds=5.0)
+        self._pipes, self._children = [], []
+        self._stack.close()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+def _wait(pid: int, seconds: float) -> None:
+    """Wait for a child to end; after some seconds, make it."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return
+            time.sleep(0.001)
