@@ -5,6 +5,7 @@ from . import ops as functional
 from .backend import get_backend, manual_seed, set_backend, use_backend
 from .checkpoint import load, save
 from .gradcheck import gradcheck
+from .parallel import Workers
 from .tensor import (
     PRIMITIVES,
     Parameter,
@@ -15,12 +16,13 @@ from .tensor import (
     no_grad,
     primitive,
     tensor,
+    use_kernels,
     value_and_grad,
 )
 
 __version__ = "0.1.0"
 __all__ = [
-    "PRIMITIVES", "Parameter", "Tensor", "data", "enable_grad", "functional", "get_backend", "grad", "gradcheck",
-    "gradients", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive", "save", "set_backend",
-    "tensor", "use_backend", "value_and_grad",
+    "PRIMITIVES", "Parameter", "Tensor", "Workers", "data", "enable_grad", "functional", "get_backend", "grad",
+    "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive",
+    "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
 ]  # fmt: skip

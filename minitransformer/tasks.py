@@ -48,9 +48,9 @@ class SequenceTask:
         """Return the batch of a step, counted from 1."""
         raise NotImplementedError
 
-    def loss(self, step: int) -> tuple[Tensor, int]:
+    def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
-        batch, xp = self.batch(step), backend.xp()
+        batch, xp = data.Batch(*arrays), backend.xp()
         logits = self.model(xp.asarray(batch.source), xp.asarray(batch.target_in))
         smoothing = self.config.label_smoothing
         return ops.cross_entropy(logits, xp.asarray(batch.target_out), data.PAD, smoothing), batch.tokens
@@ -273,9 +273,13 @@ class LanguageTask:
         }
         self.model: Any = GPT2(GPT2Config(vocab_size=len(tokenizer), **sizes))
 
-    def loss(self, step: int) -> tuple[Tensor, int]:
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the batch of a step, counted from 1: windows of the text, and the same one token on."""
+        return self.training.at(step)
+
+    def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
-        inputs, targets = (backend.xp().asarray(side) for side in self.training.at(step))
+        inputs, targets = (backend.xp().asarray(side) for side in arrays)
         return ops.cross_entropy(self.model(inputs), targets), targets.size
 
     def vocabulary(self) -> dict[str, Any]:

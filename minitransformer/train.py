@@ -23,6 +23,7 @@ import numpy as np
 from . import backend, checkpoint, optim
 from .models.config import Config
 from .nn import Module
+from .parallel import Workers, default_workers
 from .tensor import Tensor, no_grad
 
 
@@ -62,12 +63,15 @@ class TrainConfig(Config):
     log_every: int = 25
     checkpoint_every: int = 250
     validate_every: int = 250
+    workers: int = 0  # processes that share a step; 0: as many as there are cores (written down when the run begins)
 
     def __post_init__(self) -> None:
         self.require(
             steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, validate_every=1, seed=0,
-            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20,
+            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0,
         )  # fmt: skip
+        if not self.workers:
+            self.workers = default_workers() if self.backend == "numpy" else 1
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("weight_decay", 0, math.inf), ("clip_norm", 0, math.inf),
             ("label_smoothing", 0, 0.999), ("dropout", 0, 0.999), ("validation", 0.001, 0.9),
@@ -91,8 +95,11 @@ class Task(Protocol):
 
     model: Module
 
-    def loss(self, step: int) -> tuple[Tensor, int]:
-        """Return the mean loss of batch number `step`, in nats per token, and its count of tokens."""
+    def batch(self, step: int) -> tuple[Any, ...]:
+        """Return batch number `step`, counted from 1: arrays of integers with one row for each example."""
+
+    def loss(self, *arrays: Any) -> tuple[Tensor, int]:
+        """Return the mean loss of a batch or a part of one, in nats per token, and its count of tokens."""
 
     def held_out_loss(self) -> float:
         """Return the mean loss on data held out, in nats per token, without smoothing; nothing is recorded."""
@@ -235,13 +242,11 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
     log, progress = Log(folder / "metrics.jsonl", start), Progress(config.steps, quiet)
     counted, since = 0, time.perf_counter()
     try:
-        with _stop_signals() as stop:
+        with Workers(model, task.loss, config.workers) as workers, _stop_signals() as stop:
             model.train()
             for step in range(start + 1, config.steps + 1):
                 backend.manual_seed((config.seed, step))
-                loss, tokens = task.loss(step)
-                optimizer.zero_grad()
-                loss.backward()
+                loss, tokens = workers.backward(*task.batch(step))
                 norm = _clip(model, config.clip_norm, step)
                 optimizer.lr = schedule(step)
                 optimizer.step()

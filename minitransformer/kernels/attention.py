@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..backend import Array
 from ..ops.attention import _attention
-from .registry import kernel, ones
+from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
 SAFE_SCORE = 40.0  # e⁴⁰ = 2e17, e⁻⁴⁰ = 4e-18: sums of a million of them, and their squares, fit into float32
@@ -58,7 +58,7 @@ def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: A
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); other ranks are the book's."""
     plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
     if plain or q.dtype.char not in "fd" or not (q.size and k.size and v.size):
-        return _attention.body(xp, q, k, v, mask, kept, scale=scale)
+        return book(_attention)(xp, q, k, v, mask, kept, scale=scale)
     b, h, t, _ = q.shape
     q_scaled = q * scale
     shifted = not _squared_norm(xp, q_scaled) * _squared_norm(xp, k) <= SAFE_SCORE**2  # so that nan counts, too

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-# (set, get) of the libraries that NumPy is built with: its own wheels' OpenBLAS, a system's OpenBLAS, Intel's MKL, BLIS.
+# (set, get) of what NumPy is built with: its own wheels' OpenBLAS, a system's OpenBLAS, Intel's MKL, BLIS.
 FUNCTIONS = (
     ("scipy_openblas_set_num_threads64_", "scipy_openblas_get_num_threads64_"),
     ("scipy_openblas_set_num_threads", "scipy_openblas_get_num_threads"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from ..ops.indexing import embedding as embedding_op
-from .registry import kernel
+from .registry import book, kernel
 
 Made = tuple[Array, Callable]
 SMALL_TABLE = 256  # rows; up to here the product is the faster one
@@ -19,7 +19,7 @@ def embedding(xp: Any, ids: Array, weight: Array) -> Made:
 
     A small table: onehotᵀ·g. A large one: sort the ids, so that equal ones are neighbours, and add up each run.
     """
-    y, plain = embedding_op.body(xp, ids, weight)
+    y, plain = book(embedding_op)(xp, ids, weight)
     if weight.dtype.char not in "fd" or not ids.size:
         return y, plain
     rows, width = weight.shape

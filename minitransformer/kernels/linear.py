@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from ..ops.linear import _linear, _matmul
-from .registry import kernel, ones
+from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
 
@@ -16,7 +16,7 @@ Made = tuple[Array, Callable]
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
     """Compute y = x·weightᵀ + bias in one product; the gradient of the bias is 1ᵀ·g, a product as well."""
     if x.dtype.char not in "fd" or not x.size:
-        return _linear.body(xp, x, weight, bias)
+        return book(_linear)(xp, x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     y = xp.matmul(rows, weight.T)
     if bias is not None:
@@ -34,7 +34,7 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
 def matmul(xp: Any, a: Array, b: Array) -> Made:
     """Multiply a stack of matrices by one matrix as one tall matrix by it; every other case is the book's."""
     if b.ndim != 2 or a.ndim < 3 or not a.size:
-        return _matmul.body(xp, a, b)
+        return book(_matmul)(xp, a, b)
     rows = a.reshape(-1, a.shape[-1])
 
     def vjp(g: Array) -> tuple[Array, Array]:

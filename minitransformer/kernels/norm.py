@@ -8,7 +8,7 @@ from typing import Any
 from ..backend import Array
 from ..ops.norm import layer_norm as layer_norm_op
 from ..ops.norm import rms_norm as rms_norm_op
-from .registry import BLOCK_BYTES, kernel, ones, rows_of
+from .registry import BLOCK_BYTES, book, kernel, ones, rows_of
 
 Made = tuple[Array, Callable]
 
@@ -26,19 +26,18 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
     Σ_n p = 1@p. Kept: x̂ and 1/σ, as in the book.
     """
     if not rows_of(x) or x.dtype != weight.dtype:
-        return layer_norm_op.body(xp, x, weight, bias, eps=eps)
-    rows = x.reshape(-1, x.shape[-1])
-    width, mean_of = rows.shape[1], ones(xp, rows.shape[1], x)
+        return book(layer_norm_op)(xp, x, weight, bias, eps=eps)
+    rows, shape = x.reshape(-1, x.shape[-1]), x.shape  # the vjp keeps neither
+    width = rows.shape[1]
+    mean_of = ones(xp, width, x) / width
     x_hat, y = xp.empty_like(rows), xp.empty_like(rows)
     inv_std = xp.empty((len(rows), 1), dtype=x.dtype)
     for block in _blocks(rows):
         out, centred, inv = y[block], x_hat[block], inv_std[block]
         mean = xp.matmul(rows[block], mean_of)
-        mean /= width
         xp.subtract(rows[block], mean[:, None], out=centred)
         xp.multiply(centred, centred, out=out)
         variance = xp.matmul(out, mean_of)
-        variance /= width
         variance += eps
         xp.sqrt(variance, out=variance)
         xp.divide(1.0, variance, out=inv[:, 0])
@@ -47,11 +46,11 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
         out += bias
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
-        g_rows = g.reshape(rows.shape)
-        g_x = xp.empty_like(rows)
+        g_rows = g.reshape(x_hat.shape)
+        g_x = xp.empty_like(x_hat)
         g_weight, g_bias = xp.zeros_like(weight), xp.zeros_like(bias)
         mean_weight = weight / width
-        for block in _blocks(rows):
+        for block in _blocks(x_hat):
             g_block, hat, out = g_rows[block], x_hat[block], g_x[block]
             p = g_block * hat
             along = ones(xp, len(p), p)
@@ -62,25 +61,25 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
             out -= p
             out -= xp.matmul(g_block, mean_weight)[:, None]
             out *= inv_std[block]
-        return g_x.reshape(x.shape), g_weight, g_bias
+        return g_x.reshape(shape), g_weight, g_bias
 
-    return y.reshape(x.shape), vjp
+    return y.reshape(shape), vjp
 
 
 @kernel(rms_norm_op)
 def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
     """Scale rows, block by block, with the sums as products. Kept: x̂ and 1/rms, as in the book."""
     if not rows_of(x) or x.dtype != weight.dtype:
-        return rms_norm_op.body(xp, x, weight, eps=eps)
-    rows = x.reshape(-1, x.shape[-1])
-    width, mean_of = rows.shape[1], ones(xp, rows.shape[1], x)
+        return book(rms_norm_op)(xp, x, weight, eps=eps)
+    rows, shape = x.reshape(-1, x.shape[-1]), x.shape  # the vjp keeps neither
+    width = rows.shape[1]
+    mean_of = ones(xp, width, x) / width
     x_hat, y = xp.empty_like(rows), xp.empty_like(rows)
     inv_rms = xp.empty((len(rows), 1), dtype=x.dtype)
     for block in _blocks(rows):
         out, inv = y[block], inv_rms[block]
         xp.multiply(rows[block], rows[block], out=out)
         square = xp.matmul(out, mean_of)
-        square /= width
         square += eps
         xp.sqrt(square, out=square)
         xp.divide(1.0, square, out=inv[:, 0])
@@ -88,9 +87,9 @@ def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
         xp.multiply(x_hat[block], weight, out=out)
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        g_rows = g.reshape(rows.shape)
-        g_x, g_weight, mean_weight = xp.empty_like(rows), xp.zeros_like(weight), weight / width
-        for block in _blocks(rows):
+        g_rows = g.reshape(x_hat.shape)
+        g_x, g_weight, mean_weight = xp.empty_like(x_hat), xp.zeros_like(weight), weight / width
+        for block in _blocks(x_hat):
             hat, out = x_hat[block], g_x[block]
             p = g_rows[block] * hat
             g_weight += xp.matmul(ones(xp, len(p), p), p)
@@ -98,6 +97,6 @@ def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
             xp.multiply(g_rows[block], weight, out=out)
             out -= p
             out *= inv_rms[block]
-        return g_x.reshape(x.shape), g_weight
+        return g_x.reshape(shape), g_weight
 
-    return y.reshape(x.shape), vjp
+    return y.reshape(shape), vjp

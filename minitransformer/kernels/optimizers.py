@@ -17,7 +17,7 @@ JOINED = 65_536  # elements; a smaller parameter costs more in calls than in cop
 def adam(xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any], decoupled: bool) -> None:
     """Do what `optim.Adam` says, with the constants gathered so that a block is passed over ten times.
 
-        m += (1 − β₁)·(g − m)        v += (1 − β₂)·(g² − v)        θ −= η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε√(1 − β₂ᵗ))
+    m += (1 − β₁)·(g − m)        v += (1 − β₂)·(g² − v)        θ −= η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε√(1 − β₂ᵗ))
     """
     (beta1, beta2), t, decay = group["betas"], state["step"], group["weight_decay"]
     root = math.sqrt(1 - beta2**t)

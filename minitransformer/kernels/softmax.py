@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from ..ops.softmax import _cross_entropy
-from .registry import kernel, ones, rows_of
+from .registry import book, kernel, ones, rows_of
 
 Made = tuple[Array, Callable]
 
@@ -16,9 +16,9 @@ Made = tuple[Array, Callable]
 def cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
     """Compute −Σ q·ln p by rows; ln p is made in the one array that is kept, and Σ is a product with ones."""
     if not rows_of(logits) or not rows_of(wanted) or logits.dtype != wanted.dtype:
-        return _cross_entropy.body(xp, logits, wanted)
+        return book(_cross_entropy)(xp, logits, wanted)
     rows, q = logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1, logits.shape[-1])
-    along = ones(xp, rows.shape[1], rows)
+    shape, along = logits.shape, ones(xp, rows.shape[1], rows)
     log_p = rows - rows.max(axis=1, keepdims=True)
     e = xp.exp(log_p)
     log_p -= xp.log(xp.matmul(e, along))[:, None]
@@ -31,6 +31,6 @@ def cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
         g_logits *= xp.matmul(q, along)[:, None]
         g_logits -= q
         g_logits *= g_row
-        return g_logits.reshape(logits.shape), (-g_row * log_p).reshape(logits.shape)
+        return g_logits.reshape(shape), (-g_row * log_p).reshape(shape)
 
-    return losses.reshape(logits.shape[:-1]), vjp
+    return losses.reshape(shape[:-1]), vjp

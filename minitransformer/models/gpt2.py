@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from .. import nn
+from .. import nn, ops
 from ..tensor import as_array
 from .config import Config
 
@@ -63,7 +63,7 @@ class GPT2(nn.Module):
         if ids.ndim != 2:
             raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
         x = self.drop(self.positions(self.embedding(ids)))
-        return self.decoder(x, causal=True, seen=seen) @ self.embedding.weight.T
+        return ops.linear(self.decoder(x, causal=True, seen=seen), self.embedding.weight)
 
     def attention(self, ids: Any) -> dict[str, list[Any]]:
         """Return every attention weight, by layer: decoder (B, H, T, T)."""

@@ -38,12 +38,11 @@ class MultiHeadAttention(Module):
 
     def split(self, x: Any) -> Any:
         """Give each head its slice of the width.    (B, T, D) → (B, H, T, K)"""
-        return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).swapaxes(-3, -2)
+        return ops.split_heads(x, heads=self.heads)
 
     def join(self, x: Any) -> Any:
         """Put the heads' slices side by side again.    (B, H, T, K) → (B, T, D)"""
-        x = x.swapaxes(-3, -2)
-        return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+        return ops.join_heads(x)
 
     def forward(
         self,

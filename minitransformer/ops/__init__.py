@@ -10,7 +10,13 @@ from typing import Any
 from ..backend import namespace
 from ..tensor import PRIMITIVES, Tensor, as_array
 from .activation import gelu, relu, sigmoid, silu, tanh
-from .attention import attention_weights, causal_mask, scaled_dot_product_attention
+from .attention import (
+    attention_weights,
+    causal_mask,
+    join_heads,
+    scaled_dot_product_attention,
+    split_heads,
+)
 from .dropout import dropout
 from .elementwise import (
     abs,
@@ -45,11 +51,11 @@ from .softmax import cross_entropy, log_softmax, softmax
 
 __all__ = [
     "abs", "add", "attention_weights", "broadcast_to", "causal_mask", "clip", "concatenate", "cos", "cross_entropy",
-    "divide", "dropout", "einsum", "embedding", "erf", "exp", "gelu", "getitem", "layer_norm", "linear", "log",
-    "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "power", "reciprocal",
-    "relu", "reshape", "rms_norm", "scale", "scaled_dot_product_attention", "scatter_add", "shift", "sigmoid", "sign",
-    "silu", "sin", "softmax", "sqrt", "stack", "subtract", "sum", "sum_to", "swapaxes", "take_along_axis", "tanh",
-    "transpose", "where",
+    "divide", "dropout", "einsum", "embedding", "erf", "exp", "gelu", "getitem", "join_heads", "layer_norm", "linear",
+    "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "power",
+    "reciprocal", "relu", "reshape", "rms_norm", "scale", "scaled_dot_product_attention", "scatter_add", "shift",
+    "sigmoid", "sign", "silu", "sin", "softmax", "split_heads", "sqrt", "stack", "subtract", "sum", "sum_to",
+    "swapaxes", "take_along_axis", "tanh", "transpose", "where",
 ]  # fmt: skip
 
 # Functions that a body calls through `xp`, and that are more than one primitive.

@@ -32,6 +32,29 @@ def _attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: 
     return xp.matmul(mixed, v), vjp
 
 
+@primitive
+def split_heads(xp: Any, x: Array, *, heads: int) -> Made:
+    """Give each head its slice of the width, as a matrix of its own.    x: (..., T, H·K) → (..., H, T, K)"""
+    before = x.shape
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g.swapaxes(-3, -2).reshape(before),)
+
+    return x.reshape((*before[:-1], heads, before[-1] // heads)).swapaxes(-3, -2), vjp
+
+
+@primitive
+def join_heads(xp: Any, x: Array) -> Made:
+    """Put the heads' slices side by side again: the inverse of `split_heads`.    x: (..., H, T, K) → (..., T, H·K)"""
+    heads, width = x.shape[-3], x.shape[-1]
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g.reshape((*g.shape[:-1], heads, width)).swapaxes(-3, -2),)
+
+    y = x.swapaxes(-3, -2)
+    return y.reshape((*y.shape[:-2], heads * width)), vjp
+
+
 def causal_mask(queries: int, keys: int, xp: Any) -> Array:
     """Return the mask under which a query sees itself and what came before it.    → boolean (T, S)
 

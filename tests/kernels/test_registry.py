@@ -1,0 +1,242 @@
+"""Each kernel against its book: value, gradient, dtype, what it writes to, what it keeps."""
+
+import gc
+import math
+
+import numpy as np
+import pytest
+
+import minitransformer as mt
+from minitransformer import ops
+from minitransformer.kernels import KERNELS
+from minitransformer.ops.attention import causal_mask
+from minitransformer.tensor import kernels_enabled
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape)
+
+
+MASK = np.arange(35).reshape(5, 7) % 3 > 0
+MASK[2] = False  # a row that may look nowhere
+
+
+def attention(**settings):
+    return lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, **settings)
+
+
+def heads(rng, b=2, t=5, s=7, size=1.0):
+    return size * normal(rng, b, 3, t, 4), size * normal(rng, b, 3, s, 4), normal(rng, b, 3, s, 6)
+
+
+IDS = np.random.default_rng(0).integers(0, 300, (7, 11))
+TARGET = np.array([[0, 3, -100], [2, 2, 4]])
+# kernel → (name, function, arrays); sizes that do not divide a block, and some that are cut into several.
+CASES = {
+    "_linear": [
+        ("bias", ops.linear, lambda r: (normal(r, 2, 3, 5), normal(r, 7, 5), normal(r, 7))),
+        ("no bias", lambda x, w: ops.linear(x, w), lambda r: (normal(r, 3, 5), normal(r, 7, 5))),
+        ("a vector", ops.linear, lambda r: (normal(r, 5), normal(r, 7, 5), normal(r, 7))),
+    ],
+    "_matmul": [
+        ("stack by one", ops.matmul, lambda r: (normal(r, 2, 3, 5), normal(r, 5, 7))),
+        ("stack by stack", ops.matmul, lambda r: (normal(r, 2, 3, 5), normal(r, 2, 5, 7))),
+    ],
+    "layer_norm": [
+        ("rows", ops.layer_norm, lambda r: (3 + 2 * normal(r, 2, 3, 7), normal(r, 7), normal(r, 7))),
+        ("blocks", ops.layer_norm, lambda r: (3 + 2 * normal(r, 701, 131), normal(r, 131), normal(r, 131))),
+        ("a view", lambda x, w, b: ops.layer_norm(x.swapaxes(0, 1), w, b),
+         lambda r: (normal(r, 5, 7), normal(r, 5), normal(r, 5))),
+    ],
+    "rms_norm": [
+        ("rows", ops.rms_norm, lambda r: (normal(r, 2, 3, 7), normal(r, 7))),
+        ("blocks", ops.rms_norm, lambda r: (normal(r, 701, 131), normal(r, 131))),
+    ],
+    "relu": [("signs", ops.relu, lambda r: (normal(r, 5, 7),))],
+    "_gelu_tanh": [
+        ("signs", lambda x: ops.gelu(x, "tanh"), lambda r: (3 * normal(r, 5, 7),)),
+        ("blocks", lambda x: ops.gelu(x, "tanh"), lambda r: (9 * normal(r, 3, 40_009),)),
+        ("a view", lambda x: ops.gelu(x.T, "tanh"), lambda r: (normal(r, 5, 7),)),
+    ],
+    "embedding": [
+        ("small", lambda w: ops.embedding(IDS % 5, w), lambda r: (normal(r, 5, 3),)),
+        ("large", lambda w: ops.embedding(IDS, w), lambda r: (normal(r, 301, 3),)),
+    ],
+    "_cross_entropy": [
+        ("ids", lambda x: ops.cross_entropy(x, TARGET), lambda r: (normal(r, 2, 3, 5),)),
+        ("smooth, none", lambda x: ops.cross_entropy(x, TARGET, label_smoothing=0.2, reduction="none"),
+         lambda r: (normal(r, 2, 3, 5),)),
+        ("far", lambda x: ops.cross_entropy(x, TARGET), lambda r: (1e4 * normal(r, 2, 3, 5),)),
+    ],
+    "_attention": [
+        ("plain", attention(), heads),
+        ("causal", attention(causal=True), heads),
+        ("mask", attention(mask=MASK), heads),
+        ("mask of keys", attention(mask=np.array([[[[1, 1, 0, 1, 0, 0, 0]]], [[[1] * 7]]], bool)), heads),
+        ("blocks, causal", attention(causal=True), lambda r: heads(r, 3, 149, 149)),
+        ("blocks, causal, a cache", attention(causal=True), lambda r: heads(r, 2, 131, 151)),
+        ("blocks, mask", attention(mask=np.random.default_rng(1).random((2, 1, 149, 149)) > 0.7),
+         lambda r: heads(r, 2, 149, 149)),
+        ("far", attention(causal=True), lambda r: heads(r, size=100.0)),
+        ("far, mask", attention(mask=MASK), lambda r: heads(r, size=100.0)),
+        ("far, blocks", attention(causal=True), lambda r: heads(r, 3, 149, 149, size=30.0)),
+        ("three axes", attention(causal=True), lambda r: tuple(a[0] for a in heads(r))),
+    ],
+}  # fmt: skip
+LIST = [(op, *case) for op, cases in CASES.items() for case in cases]
+
+
+def test_every_kernel_has_a_case():
+    assert {op for op, backend in KERNELS if backend == "numpy"} == set(CASES)
+    assert all(mt.PRIMITIVES[op].kernels[backend] is body for (op, backend), body in KERNELS.items())
+
+
+def run(f, arrays, kernels):
+    inputs = [mt.tensor(a, requires_grad=True) for a in arrays]
+    with mt.use_kernels(kernels):
+        y = f(*inputs)
+        cotangent = np.random.default_rng(3).standard_normal(y.shape).astype(y.dtype)
+        y.backward(cotangent)
+    return [y.numpy(), *[t.grad.numpy() for t in inputs]]
+
+
+@pytest.mark.parametrize("op, name, f, make", LIST, ids=[f"{op}: {name}" for op, name, *_ in LIST])
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-5), ("float16", 0)])
+def test_kernel_and_book_agree(op, name, f, make, dtype, tolerance, rng):
+    if dtype == "float16" and "far" in name:
+        pytest.skip("1e4 · 1e2 is beyond float16 in the book, too")
+    arrays = [a.astype(dtype) for a in make(rng)]
+    fast, plain = run(f, arrays, True), run(f, arrays, False)
+    largest = max(np.abs(a).max() for a in (*arrays, *plain))
+    for i, (a, b) in enumerate(zip(fast, plain, strict=True)):
+        assert a.dtype == b.dtype == dtype and a.shape == b.shape
+        # Where a softmax is all but one-hot, gradients are differences of like numbers, and 0 up to their rounding.
+        size = largest if "far" in name else np.abs(b).max(initial=1e-30)
+        if dtype == "float16":  # half precision is the book's, but for relu and products
+            np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2 * max(size, 1), err_msg=f"number {i}")
+        else:
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * size, err_msg=f"number {i}")
+
+
+@pytest.mark.parametrize("op, name, f, make", LIST, ids=[f"{op}: {name}" for op, name, *_ in LIST])
+def test_a_kernel_runs_where_its_case_says_so(op, name, f, make, rng, monkeypatch):
+    called = []
+    real = mt.PRIMITIVES[op].kernels["numpy"]
+    monkeypatch.setitem(mt.PRIMITIVES[op].kernels, "numpy", lambda *a, **k: called.append(op) or real(*a, **k))
+    run(f, make(rng), True)
+    assert called, f"{op} was not asked"
+    called.clear()
+    run(f, make(rng), False)
+    assert not called, "use_kernels(False) runs the book"
+
+
+@pytest.mark.parametrize("op, name, f, make", LIST, ids=[f"{op}: {name}" for op, name, *_ in LIST])
+def test_a_kernel_writes_into_nothing_it_was_given(op, name, f, make, rng):
+    arrays = [a.astype("float32") for a in make(rng)]
+    inputs = [mt.Tensor(a.copy(), requires_grad=True) for a in arrays]
+    y = f(*inputs)
+    g = np.random.default_rng(3).standard_normal(y.shape).astype("float32")
+    before = g.copy()
+    y.backward(g, keep_graph=True)
+    first = [t.grad.numpy().copy() for t in inputs]
+    np.testing.assert_array_equal(g, before)
+    for t, a in zip(inputs, arrays, strict=True):
+        np.testing.assert_array_equal(t.numpy(), a)
+        t.grad = None
+    y.backward(g)  # what was kept is as it was
+    for t, a in zip(inputs, first, strict=True):
+        np.testing.assert_array_equal(t.grad.numpy(), a)
+
+
+SMALL = [c for c in LIST if "far" not in c[1] and "blocks" not in c[1] and c[0] != "embedding"]
+
+
+@pytest.mark.parametrize("op, name, f, make", SMALL, ids=[f"{op}: {name}" for op, name, *_ in SMALL])
+def test_a_kernel_passes_the_gradient_check(op, name, f, make, rng):
+    """At first order forward and backward both run the kernel."""
+    assert mt.gradcheck(f, *make(rng), order=1, max_coordinates=12).points > 0
+
+
+def kept_bytes(f, arrays, kernels):
+    """Return the bytes of all arrays that a graph holds on to, each memory once."""
+    inputs = [mt.tensor(a, requires_grad=True) for a in arrays]
+    with mt.use_kernels(kernels):
+        y = f(*inputs)
+    seen, todo, known = {}, [y.node], set()
+    while todo:
+        item = todo.pop()
+        if id(item) in known:
+            continue
+        known.add(id(item))
+        if isinstance(item, np.ndarray):
+            base = item
+            while isinstance(base.base, np.ndarray):
+                base = base.base
+            seen[id(base)] = base.nbytes
+        elif hasattr(item, "vjp"):
+            todo += [item.vjp, *item.parents]
+        elif callable(item) and getattr(item, "__closure__", None):
+            todo += [cell.cell_contents for cell in item.__closure__]
+        elif isinstance(item, list | tuple):
+            todo += list(item)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "relu", "_gelu_tanh", "_cross_entropy"])
+def test_a_kernel_keeps_no_more_than_the_book(op, rng):
+    _, f, make = CASES[op][0]
+    arrays = [a.astype("float32") for a in make(rng)]
+    assert kept_bytes(f, arrays, True) <= kept_bytes(f, arrays, False) + 256
+
+
+def test_gelu_keeps_one_array_where_the_book_keeps_three(rng):
+    x = rng.standard_normal((100, 100)).astype("float32")
+    f = lambda x: ops.gelu(x, "tanh")  # noqa: E731
+    assert kept_bytes(f, [x], True) == x.nbytes  # dy/dx, and not even x
+    assert kept_bytes(f, [x], False) == 3 * x.nbytes  # x, its square and the tanh
+
+
+def test_blocks_that_a_mask_empties_are_not_computed(rng):
+    q, k, v = (a.astype("float32") for a in heads(rng, 1, 256, 256))
+    mask = causal_mask(256, 256, np)
+    y, vjp = KERNELS["_attention", "numpy"](np, q, k, v, mask, None, scale=0.5)
+    blocks = next(c.cell_contents for c in vjp.__closure__ if isinstance(c.cell_contents, list))
+    assert sum(b.p.size for b in blocks) <= 0.63 * 3 * 256 * 256
+
+
+def test_dropout_on_the_weights_is_the_same_in_kernel_and_book(rng):
+    q, k, v = heads(rng, 2, 131, 131)
+    results = []
+    for kernels in (True, False):
+        mt.manual_seed(5)
+        results.append(run(attention(causal=True, dropout_p=0.3), (q, k, v), kernels))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+def test_scores_that_are_not_numbers_stay_visible(rng):
+    q, k, v = heads(rng)
+    q[0, 0, 0, 0] = math.nan
+    with np.errstate(invalid="ignore"):
+        y = ops.scaled_dot_product_attention(mt.tensor(q), mt.tensor(k), mt.tensor(v)).numpy()
+    assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1]).all() and np.isfinite(y[0, 0, 1:]).all()
+
+
+def test_use_kernels_lasts_as_long_as_its_block():
+    with mt.use_kernels(False):
+        with mt.use_kernels(True):
+            pass
+        x = mt.tensor(np.ones((2, 3)), requires_grad=True)
+        assert "positive" in ops.relu(x).node.vjp.__code__.co_freevars
+    assert kernels_enabled()
+
+
+def test_nothing_waits_for_the_garbage_collector(rng):
+    gc.collect()
+    gc.disable()
+    try:
+        for op, _, f, make in LIST:
+            run(f, make(rng), True)
+            assert gc.collect() == 0, op
+    finally:
+        gc.enable()
