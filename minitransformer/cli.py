@@ -39,15 +39,19 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"a new run goes to a new folder; {folder} exists and is not empty; "
+            f"choose another --out, or --resume {folder}"
+        )
+
+
 def _new_run(task: str, out: str | None) -> Path:
     """Make the folder of a new run: the one asked for, or runs/TASK-001, -002, ..."""
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"a new run goes to a new folder; {folder} exists and is not empty; "
-                f"choose another --out, or --resume {folder}"
-            )
+        _check_new(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     number = 1
@@ -258,6 +262,49 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Time a training step beside the peers that are installed, or over sizes; write the figures and a picture."""
+    from . import checkpoint, draw
+    from .bench import run, scaling
+    from .bench.peer import PEERS
+
+    def progress(text: str) -> None:
+        if not arguments.json:
+            print(text, file=sys.stderr, flush=True)
+
+    quick = arguments.quick
+    if arguments.out:
+        _check_new(Path(arguments.out))  # before minutes of timing, not after
+    if arguments.what == "scaling":
+        if arguments.peers or arguments.config or arguments.rounds:
+            raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
+        result, table = scaling.scaling(1 if quick else 3, progress), scaling.table
+        name, t = "scaling", result["terms"]
+    else:
+        rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
+        result, table = run.bench(arguments.peers, arguments.config, rounds, progress), run.table
+        name = "step"
+    folder = _new_run("bench", arguments.out)
+    checkpoint.write_json(folder / "result.json", result)
+    path = folder / "figures" / f"{name}.png"
+    if name == "scaling":
+        panels = {
+            field: {f"whole step, slope {s['slope']:.2f}": (s["values"], s["seconds"])}
+            for field, s in result["sweeps"].items()
+        }
+        terms = {f"{k}, slope {t['slopes'][k]:.2f}": (t["values"], y) for k, y in t["seconds"].items()}
+        draw.log_log({**panels, "length (terms)": terms}, path, "Cost of a training step")
+    else:
+        groups = {
+            c["config"]: {PEERS[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
+            for c in result["configs"]
+        }
+        beside = PEERS[result["configs"][0]["reference"]][3]
+        draw.bars(groups, path, f"Time of a training step, as a fraction of {beside}", "less is faster")
+    _show({**result, "run": str(folder)}, arguments.json, [*table(result), f"run: {folder} (result.json, figures/)"])
+    return 0
+
+
 def _common(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.add_argument("--backend", choices=("numpy", "cupy"), help="where arrays live (default: numpy)")
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")
@@ -332,6 +379,15 @@ def build_parser() -> argparse.ArgumentParser:
     check = command("gradcheck", "check every op and module against finite differences", "gradcheck layer_norm")
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
+    timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
+    timing.add_argument("what", nargs="?", choices=("step", "scaling"), default="step", help="default: step")
+    timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
+    timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
+    timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")
+    timing.add_argument("--quick", action="store_true", help="two rounds, to see it work")
+    timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")
+    timing.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    timing.set_defaults(run=run_bench)
     return parser
 
 

@@ -128,6 +128,74 @@ def loss_curve(
     return figure
 
 
+def bars(
+    groups: dict[str, dict[str, tuple[float, float, float]]],
+    path: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+    unit: str = "",
+) -> Figure:
+    """Draw labelled horizontal bars, with their spread, in one panel for each group: shorter is better.
+
+    groups: panel → bar → (value, least, greatest)
+
+    A dotted line marks 1, what ratios are measured against. Raises RuntimeError without matplotlib.
+    """
+    with _style() as new_figure:
+        height = 0.9 + 0.34 * max(len(rows) for rows in groups.values())
+        figure = new_figure(figsize=(3 + 3 * len(groups), height), layout="constrained")
+        panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+        for axes, (name, rows) in zip(panels, groups.items(), strict=True):
+            labels, y = list(rows), range(len(rows))
+            value = np.array([rows[label][0] for label in labels])
+            spread = [value - [rows[n][1] for n in labels], [rows[n][2] for n in labels] - value]
+            own = ["#08519c" if "minitransformer" in label else "#a6c8e8" for label in labels]
+            axes.barh(y, value, xerr=spread, color=own, ecolor="#555555", height=0.7, error_kw={"elinewidth": 1})
+            for at, v, high in zip(y, value, spread[1], strict=True):
+                axes.text(v + high, at, f" {v:.2f}", va="center", fontsize=9)
+            axes.axvline(1, color="#555555", linestyle=":", linewidth=1)
+            axes.set_xlim(0, 1.3 * float((value + spread[1]).max()))
+            axes.set_yticks(list(y), labels, parse_math=False)
+            axes.set_title(name, fontsize=12, parse_math=False)
+            axes.set_xlabel(unit)
+        panels[0].invert_yaxis()
+        if title:
+            figure.suptitle(str(title), fontsize=13)
+        if path is not None:
+            _save(figure, path, {"figure": "bars", "title": title, "unit": unit, "groups": groups})
+    return figure
+
+
+def log_log(
+    panels: dict[str, dict[str, tuple[Any, Any]]], path: str | os.PathLike[str] | None = None, title: str | None = None
+) -> Figure:
+    """Draw curves of seconds on logarithmic axes, one panel for each quantity that was varied.
+
+    panels: name of the x axis → label → (x, seconds), each (N,)
+
+    Raises RuntimeError without matplotlib.
+    """
+    colours = ("#08519c", "#d95f02", "#1b9e77", "#7570b3")
+    with _style() as new_figure:
+        figure = new_figure(figsize=(3.6 * len(panels), 3.6), layout="constrained")
+        for axes, (name, curves) in zip(
+            figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+        ):
+            for colour, (label, (x, y)) in zip(colours, curves.items(), strict=False):
+                axes.loglog(x, y, "o-", color=colour, label=label, linewidth=1.8, markersize=4)
+            ticks = next(iter(curves.values()))[0]
+            axes.set_xticks(ticks, [str(t) for t in ticks], fontsize=8)
+            axes.minorticks_off()
+            axes.set_xlabel(name)
+            axes.legend(fontsize=8)
+        figure.axes[0].set_ylabel("seconds a step")
+        if title:
+            figure.suptitle(str(title), fontsize=13)
+        if path is not None:
+            values = {name: {k: [list(x), list(y)] for k, (x, y) in curves.items()} for name, curves in panels.items()}
+            _save(figure, path, {"figure": "log_log", "title": title, "unit": "seconds a step", "panels": values})
+    return figure
+
+
 # ---- the doors: what comes in is checked before anything is drawn
 
 

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ from .nn import Module
 from .tensor import Tensor, _propagate
 
 Loss = Callable[..., tuple[Tensor, int]]
+END = b"end"
 MOST = 8  # a batch cut finer than this leaves each worker little to do
 
 
@@ -75,7 +77,7 @@ class Workers:
         self.count = count if on_host else 1
         self._stack = contextlib.ExitStack()
         self._pipes: list[Any] = []
-        self._children: list[int] = []
+        self.children: list[int] = []
         if on_host:
             keep_freed_memory()
         if self.count > 1:
@@ -105,7 +107,9 @@ class Workers:
     def _fork(self) -> None:
         for i in range(1, self.count):
             ours, theirs = multiprocessing.Pipe()
-            pid = os.fork()
+            with warnings.catch_warnings():  # Python 3.12 warns of threads; a worker uses none but its own
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
             if not pid:
                 try:
                     ours.close()
@@ -114,7 +118,7 @@ class Workers:
                     os._exit(0)  # without what the parent has registered for its own end
             theirs.close()
             self._pipes.append(ours)
-            self._children.append(pid)
+            self.children.append(pid)
 
     # -- a step ---------------------------------------------------------------------------------------------
     def backward(self, *arrays: Any) -> tuple[Any, int]:
@@ -213,7 +217,10 @@ class Workers:
             signal.signal(s, signal.SIG_IGN)
         while True:
             try:
-                header = json.loads(pipe.recv_bytes())
+                message = pipe.recv_bytes()
+                if message == END:
+                    return
+                header = json.loads(message)
                 raw = [pipe.recv_bytes() for _ in header["arrays"]]
             except (EOFError, OSError):
                 return
@@ -237,10 +244,12 @@ class Workers:
     def close(self) -> None:
         """End the workers and give matrix products their threads back; the parameters stay where they are."""
         for pipe in self._pipes:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                pipe.send_bytes(END)  # another fork may hold this pipe open, so that closing it says nothing
             pipe.close()
-        for pid in self._children:
+        for pid in self.children:
             _wait(pid, seconds=5.0)
-        self._pipes, self._children = [], []
+        self._pipes, self.children = [], []
         self._stack.close()
 
     def __enter__(self) -> Workers:

@@ -20,7 +20,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # Import order is reading order: a room imports only from rooms on its left.
 ORDER = [
     "backend", "tensor", "gradcheck", "ops", "kernels", "nn", "models", "optim", "parallel", "gradcases", "data",
-    "checkpoint", "train", "generate", "draw", "tasks", "cli",
+    "checkpoint", "train", "generate", "draw", "tasks", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend"}
 MAY_DEFINE_VJP = {"tensor", "ops", "kernels", "gradcheck"}
@@ -225,11 +225,14 @@ def test_size_is_a_smell():
 
 
 def test_tests_mirror_the_package():
-    """You can guess the path of any test: package/a/b.py is held by tests/a/test_b.py."""
+    """You can guess the path of any test: package/a/b.py is held by tests/a/test_b.py.
+
+    All kernels are held by tests/kernels/test_registry.py, all of the bench by tests/bench/test_run.py.
+    """
     elsewhere = {"optim/sgd.py", "optim/adam.py", "optim/adafactor.py"}  # tests/optim/test_against_oracles.py
     for path in FILES:
         name = path.relative_to(PACKAGE)
-        if path.name == "__init__.py" or str(name) in elsewhere or room(path) == "kernels":  # kernels/test_registry.py
+        if path.name == "__init__.py" or str(name) in elsewhere or room(path) in ("kernels", "bench"):
             continue
         test = ROOT / "tests" / name.parent / f"test_{name.name}"
         assert test.exists(), f"{name} has no {test.relative_to(ROOT)}"

@@ -134,7 +134,7 @@ def test_what_fails_in_a_worker_is_told_by_its_name(rng):
 def test_a_worker_that_dies_is_named_and_the_rest_ends(rng):
     model, loss = made()
     workers = Workers(model, loss, 3)
-    children = list(workers._children)
+    children = list(workers.children)
     os.kill(children[0], signal.SIGKILL)
     with pytest.raises(RuntimeError, match="worker 1 of 3 has died.*workers=1"):
         for _ in range(2):
@@ -148,7 +148,7 @@ def test_closing_gives_threads_back_and_leaves_no_process(rng):
     before = blas_threads()
     model, loss = made()
     workers = Workers(model, loss, 2)
-    children = list(workers._children)
+    children = list(workers.children)
     assert not before or blas_threads() == 1
     workers.backward(*batch(rng))
     workers.close()
@@ -169,7 +169,7 @@ def test_workers_end_with_a_parent_that_was_killed():
         import minitransformer as mt
         model = mt.nn.Linear(3, 2)
         workers = mt.Workers(model, lambda x: (model(x).sum(), 1), 3)
-        print(*workers._children, flush=True)
+        print(*workers.children, flush=True)
         os.kill(os.getpid(), 9)
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

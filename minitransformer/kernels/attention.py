@@ -59,10 +59,11 @@ def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: A
     plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
     if plain or q.dtype.char not in "fd" or not (q.size and k.size and v.size):
         return book(_attention)(xp, q, k, v, mask, kept, scale=scale)
-    b, h, t, _ = q.shape
+    b, h, t, width = q.shape
+    s = k.shape[2]
     q_scaled = q * scale
     shifted = not _squared_norm(xp, q_scaled) * _squared_norm(xp, k) <= SAFE_SCORE**2  # so that nan counts, too
-    plan, everywhere = _plan(xp, q, k, mask), (b, h, t, k.shape[2])
+    plan, everywhere = _plan(xp, q, k, mask), (b, h, t, s)
     if mask is not None:
         empty_rows = not mask.any(axis=-1).all()
         mask = mask if shifted else mask.astype(q.dtype)
@@ -87,7 +88,8 @@ def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: A
         blocks.append(Block(batch, queries, keys, p))
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
-        g_q, g_k, g_v = (xp.empty(x.swapaxes(1, 2).shape, dtype=x.dtype).swapaxes(1, 2) for x in (q, k, v))
+        sizes = (t, width), (s, width), (s, v.shape[-1])
+        g_q, g_k, g_v = (xp.empty((b, n, h, d), dtype=g.dtype).swapaxes(1, 2) for n, d in sizes)
         rows = (g * y).swapaxes(1, 2)
         delta = xp.matmul(rows.reshape(-1, g.shape[-1]), ones(xp, g.shape[-1], g)).reshape(b, t, h, 1).swapaxes(1, 2)
         v_t, begun = xp.ascontiguousarray(v.swapaxes(-1, -2)), set()

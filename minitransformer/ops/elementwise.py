@@ -32,9 +32,10 @@ def sum_to(g: Any, shape: tuple[int, ...]) -> Any:
 @primitive
 def add(xp: Any, a: Array, b: Array) -> Made:
     """Add, element by element: a + b.    a, b: broadcastable → (...)"""
+    a_shape, b_shape = a.shape, b.shape  # all that the vjp mentions, and so all that it keeps
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        return sum_to(g, a.shape), sum_to(g, b.shape)
+        return sum_to(g, a_shape), sum_to(g, b_shape)
 
     return a + b, vjp
 
@@ -42,9 +43,10 @@ def add(xp: Any, a: Array, b: Array) -> Made:
 @primitive
 def subtract(xp: Any, a: Array, b: Array) -> Made:
     """Subtract, element by element: a − b.    a, b: broadcastable → (...)"""
+    a_shape, b_shape = a.shape, b.shape
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        return sum_to(g, a.shape), sum_to(-g, b.shape)
+        return sum_to(g, a_shape), sum_to(-g, b_shape)
 
     return a - b, vjp
 
@@ -200,11 +202,11 @@ def maximum(xp: Any, a: Array, b: Array) -> Made:
 
     a, b: broadcastable → (...)
     """
-    won, tied = a > b, a == b
+    won, tied, a_shape, b_shape = a > b, a == b, a.shape, b.shape
 
     def vjp(g: Array) -> tuple[Array, Array]:
         g_a = g * won + (g * 0.5) * tied
-        return sum_to(g_a, a.shape), sum_to(g - g_a, b.shape)
+        return sum_to(g_a, a_shape), sum_to(g - g_a, b_shape)
 
     return xp.maximum(a, b), vjp
 
@@ -215,11 +217,11 @@ def minimum(xp: Any, a: Array, b: Array) -> Made:
 
     a, b: broadcastable → (...)
     """
-    won, tied = a < b, a == b
+    won, tied, a_shape, b_shape = a < b, a == b, a.shape, b.shape
 
     def vjp(g: Array) -> tuple[Array, Array]:
         g_a = g * won + (g * 0.5) * tied
-        return sum_to(g_a, a.shape), sum_to(g - g_a, b.shape)
+        return sum_to(g_a, a_shape), sum_to(g - g_a, b_shape)
 
     return xp.minimum(a, b), vjp
 
@@ -231,9 +233,11 @@ def where(xp: Any, condition: Array, a: Array, b: Array) -> Made:
     condition: boolean; all three broadcastable → (...)
     """
 
+    a_shape, b_shape = (None if _is_number(x) else x.shape for x in (a, b))
+
     def vjp(g: Array) -> tuple[None, Any, Any]:
-        g_a = None if _is_number(a) else sum_to(xp.where(condition, g, 0.0), a.shape)
-        g_b = None if _is_number(b) else sum_to(xp.where(condition, 0.0, g), b.shape)
+        g_a = None if a_shape is None else sum_to(xp.where(condition, g, 0.0), a_shape)
+        g_b = None if b_shape is None else sum_to(xp.where(condition, 0.0, g), b_shape)
         return None, g_a, g_b
 
     return xp.where(condition, a, b), vjp
