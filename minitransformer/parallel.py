@@ -11,6 +11,7 @@ batch, the state of the random numbers, and back a loss.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import mmap
 import multiprocessing
@@ -19,7 +20,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,9 @@ class Workers:
         """
         if self.count == 1:
             self.model.zero_grad()
-            value, tokens = self.loss(*arrays)
-            value.backward()
+            with _collector_paused():
+                value, tokens = self.loss(*arrays)
+                value.backward()
             return value.data, tokens
         arrays = tuple(np.ascontiguousarray(a) for a in arrays)
         rows = len(arrays[0])
@@ -148,8 +150,12 @@ class Workers:
         own = len(arrays[0])
         if not own:
             return 0.0, 0, []
-        with backend.drawing_for_rows(first, own, rows):
+        with _collector_paused(), backend.drawing_for_rows(first, own, rows):
             value, tokens = self.loss(*arrays)
+            return self._walk(worker, value, tokens)
+
+    def _walk(self, worker: int, value: Tensor, tokens: int) -> tuple[float, int, list[int]]:
+        """Run one part's backward pass, each gradient straight into its slot."""
         if value.node is None or not tokens:
             return 0.0, 0, []
         slots = {p.node: (i, self._slots[i][worker]) for i, p in enumerate(self.parameters)}
@@ -257,6 +263,18 @@ class Workers:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's cycle collector from walking a graph that is being built: it holds no cycle to find."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _wait(pid: int, seconds: float) -> None:
