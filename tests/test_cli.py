@@ -297,7 +297,7 @@ def test_a_disk_that_runs_full_keeps_the_last_checkpoint(elsewhere):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"]])
 def test_help_has_an_example(command, call):
     status, out, _ = call(*command, "--help")
     assert status == 0 and "example:\n  minitransformer" in out
