@@ -278,7 +278,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.what == "scaling":
         if arguments.peers or arguments.config or arguments.rounds:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
-        result, table = scaling.scaling(1 if quick else 3, progress), scaling.table
+        result, table = scaling.scaling(1 if quick else 9, progress), scaling.table
         name, t = "scaling", result["terms"]
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
