@@ -264,9 +264,8 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Time a training step beside the peers that are installed, or over sizes; write the figures and a picture."""
-    from . import checkpoint, draw
+    from . import checkpoint
     from .bench import run, scaling
-    from .bench.peer import PEERS
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -278,30 +277,18 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.what == "scaling":
         if arguments.peers or arguments.config or arguments.rounds:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
-        result, table = scaling.scaling(1 if quick else 9, progress), scaling.table
-        name, t = "scaling", result["terms"]
+        what: Any = scaling
+        result = scaling.scaling(1 if quick else 9, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
-        result, table = run.bench(arguments.peers, arguments.config, rounds, progress), run.table
-        name = "step"
+        what = run
+        result = run.bench(arguments.peers, arguments.config, rounds, progress)
     folder = _new_run("bench", arguments.out)
     checkpoint.write_json(folder / "result.json", result)
-    path = folder / "figures" / f"{name}.png"
-    if name == "scaling":
-        panels = {
-            field: {f"whole step, slope {s['slope']:.2f}": (s["values"], s["seconds"])}
-            for field, s in result["sweeps"].items()
-        }
-        terms = {f"{k}, slope {t['slopes'][k]:.2f}": (t["values"], y) for k, y in t["seconds"].items()}
-        draw.log_log({**panels, "length (terms)": terms}, path, "Cost of a training step")
-    else:
-        groups = {
-            c["config"]: {PEERS[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
-            for c in result["configs"]
-        }
-        beside = PEERS[result["configs"][0]["reference"]][3]
-        draw.bars(groups, path, f"Time of a training step, as a fraction of {beside}", "less is faster")
-    _show({**result, "run": str(folder)}, arguments.json, [*table(result), f"run: {folder} (result.json, figures/)"])
+    what.draw(result, folder / "figures" / f"{arguments.what}.png")
+    _show(
+        {**result, "run": str(folder)}, arguments.json, [*what.table(result), f"run: {folder} (result.json, figures/)"]
+    )
     return 0
 
 

@@ -94,16 +94,16 @@ class Workers:
             offsets.append(size)
             size += p.data.nbytes  # side by side, so that an optimizer may step them as one
         values = mmap.mmap(-1, max(size, 1))
-        self._gradients = [mmap.mmap(-1, max(size, 1)) for _ in range(self.count)]
+        gradients = [mmap.mmap(-1, max(size, 1)) for _ in range(self.count)]
         self._one_dtype = len({p.dtype for p in self.parameters}) == 1
         if self._one_dtype:
-            self._flat = [np.frombuffer(m, dtype=self.parameters[0].dtype) for m in self._gradients]
+            self._flat = [np.frombuffer(m, dtype=self.parameters[0].dtype) for m in gradients]
         self._slots = []
         for offset, p in zip(offsets, self.parameters, strict=True):
             home = np.frombuffer(values, p.dtype, p.size, offset).reshape(p.shape)
             home[...] = p.data
             p.data = home
-            self._slots.append([np.frombuffer(m, p.dtype, p.size, offset).reshape(p.shape) for m in self._gradients])
+            self._slots.append([np.frombuffer(m, p.dtype, p.size, offset).reshape(p.shape) for m in gradients])
 
     def _fork(self) -> None:
         for i in range(1, self.count):
@@ -172,8 +172,8 @@ class Workers:
         """Add the workers' gradients up and divide by the number of all tokens."""
         total = sum(tokens for _, tokens, _ in results)
         loss = np.asarray(sum(value * n for value, n, _ in results) / max(total, 1), dtype=self.parameters[0].dtype)
-        scale, every = 1 / max(total, 1), range(len(self.parameters))
-        if self._one_dtype and all(len(indices) == len(every) for _, _, indices in results):
+        scale = 1 / max(total, 1)
+        if self._one_dtype and all(len(indices) == len(self.parameters) for _, _, indices in results):
             for other in self._flat[1:]:
                 self._flat[0] += other
             self._flat[0] *= scale

@@ -158,21 +158,8 @@ def test_there_is_no_utils():
 
 def public():
     """Yield (name, object) of everything public that is a class or a function."""
-    rooms = [
-        "backend",
-        "tensor",
-        "gradcheck",
-        "ops",
-        "parallel",
-        "nn",
-        "nn.init",
-        "models",
-        "optim",
-        "data",
-        "checkpoint",
-        "train",
-    ]
-    for module in rooms + ["generate", "draw", "tasks", "gradcases"]:
+    rooms = ["backend", "tensor", "gradcheck", "ops", "parallel", "nn", "nn.init", "models", "optim", "data"]
+    for module in [*rooms, "checkpoint", "train", "generate", "draw", "tasks", "gradcases"]:
         loaded = importlib.import_module(f"minitransformer.{module}")
         for name in getattr(loaded, "__all__", vars(loaded)):
             value = getattr(loaded, name)
@@ -227,12 +214,12 @@ def test_size_is_a_smell():
 def test_tests_mirror_the_package():
     """You can guess the path of any test: package/a/b.py is held by tests/a/test_b.py.
 
-    All kernels are held by tests/kernels/test_registry.py, all of the bench by tests/bench/test_run.py.
+    All kernels are held by tests/kernels/test_registry.py, which walks them.
     """
     elsewhere = {"optim/sgd.py", "optim/adam.py", "optim/adafactor.py"}  # tests/optim/test_against_oracles.py
     for path in FILES:
         name = path.relative_to(PACKAGE)
-        if path.name == "__init__.py" or str(name) in elsewhere or room(path) in ("kernels", "bench"):
+        if path.name == "__init__.py" or str(name) in elsewhere or room(path) == "kernels":
             continue
         test = ROOT / "tests" / name.parent / f"test_{name.name}"
         assert test.exists(), f"{name} has no {test.relative_to(ROOT)}"

@@ -7,6 +7,7 @@ $ python -m minitransformer.bench.peer ours gpt-small weights.npz
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -75,8 +76,6 @@ def memory(pids: list[int]) -> int:
 
 def serve(name: str, config: str, weights: str) -> None:
     """Build the peer, then take orders from standard input until it ends."""
-    import os
-
     c = configs.CONFIGS[config]
     with np.load(weights, allow_pickle=False) as file:
         peer = PEERS[name][0](c, dict(file))

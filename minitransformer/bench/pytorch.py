@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..nn.position import sinusoids
+from ..parallel import cores
 from .configs import LEARNING_RATE, BenchConfig
 
 
@@ -123,7 +123,7 @@ class PyTorch:
     children: tuple[int, ...] = ()
 
     def __init__(self, c: BenchConfig, weights: dict[str, Any], fused: bool = True, compiled: bool = False):
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        torch.set_num_threads(cores())
         self.model: Any = GPT(c) if c.kind == "gpt" else Seq2Seq(c)
         self.model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=fused)

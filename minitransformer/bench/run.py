@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..draw import bars
+from ..parallel import cores
 from . import configs
 from .peer import PEERS
 
@@ -189,7 +190,7 @@ def bench(peers: str | None, names: str | None, rounds: int, progress: Any) -> d
         raise ValueError("a bench needs a peer; none is installed; write --peers ours")
     missing = {} if peers else {name: f"pip install {row[2]}" for name, row in PEERS.items() if not installed(name)}
     results = [compare(chosen, config, rounds, progress) for config in wanted]
-    return {"cores": os.cpu_count(), "numpy": np.__version__, "not_installed": missing, "configs": results}
+    return {"cores": cores(), "numpy": np.__version__, "not_installed": missing, "configs": results}
 
 
 def table(result: dict[str, Any]) -> list[str]:
@@ -210,3 +211,13 @@ def table(result: dict[str, Any]) -> list[str]:
         lines += [f"  failed: {PEERS[name][3]}: {why}" for name, why in c["failed"].items()]
     lines += [f"not installed: {PEERS[name][3]} ({how})" for name, how in result["not_installed"].items()]
     return lines
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the ratios of a result, a panel for each configuration."""
+    groups = {
+        c["config"]: {PEERS[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
+        for c in result["configs"]
+    }
+    beside = PEERS[result["configs"][0]["reference"]][3]
+    bars(groups, path, f"Time of a training step, as a fraction of {beside}", "less is faster")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import ops
+from ..draw import log_log
 from ..kernels.blas import limit_blas_threads
 from ..tensor import Tensor
 from . import configs
@@ -123,3 +125,16 @@ def table(result: dict[str, Any]) -> list[str]:
         where = f"takes more than {name} from T = {at:.0f} on" if at else f"does not overtake {name} in this range"
         lines.append(f"attention {where}")
     return lines
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the curves of a result, a panel for each sweep and one for the terms over the length."""
+    terms = result["terms"]
+    panels = {
+        field: {f"whole step, slope {s['slope']:.2f}": (s["values"], s["seconds"])}
+        for field, s in result["sweeps"].items()
+    }
+    panels["length (terms)"] = {
+        f"{name}, slope {terms['slopes'][name]:.2f}": (terms["values"], y) for name, y in terms["seconds"].items()
+    }
+    log_log(panels, path, "Cost of a training step")

@@ -31,7 +31,7 @@ def gelu_tanh(xp: Any, x: Array) -> Made:
 
         t = tanh(x·(s + s·c·x²))        y = x·(1 + t)/2        dy/dx = (1 + t)/2 + x·(1 − t²)·(s + 3·s·c·x²)/2
 
-    The four numbers are those of the book: s = √(2/π), c = 0.044715.
+    The constants are those of the book: s = √(2/π), c = 0.044715.
     """
     if not rows_of(x):
         return book(_gelu_tanh)(xp, x)

@@ -63,17 +63,23 @@ def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: A
     s = k.shape[2]
     q_scaled = q * scale
     shifted = not _squared_norm(xp, q_scaled) * _squared_norm(xp, k) <= SAFE_SCORE**2  # so that nan counts, too
-    plan, everywhere = _plan(xp, q, k, mask), (b, h, t, s)
+    plan = _plan(xp, q, k, mask)
     if mask is not None:
         empty_rows = not mask.any(axis=-1).all()
         mask = mask if shifted else mask.astype(q.dtype)
-        mask = mask if len(plan) == 1 else xp.broadcast_to(mask, everywhere)
-    kept = kept if kept is None or len(plan) == 1 else xp.broadcast_to(kept, everywhere)
+
+    def part_of(x: Array | None, *block: slice) -> Array | None:
+        """Return what belongs to a block of something that broadcasts to (B, H, T, S)."""
+        if x is None or len(plan) == 1:
+            return x
+        batch, queries, keys = block
+        return xp.broadcast_to(x, (b, h, t, s))[batch, :, queries, keys]
+
     y = xp.empty((b, t, h, v.shape[-1]), dtype=q.dtype).swapaxes(1, 2)  # the heads side by side, as they are joined
     k_t, blocks = xp.ascontiguousarray(k.swapaxes(-1, -2)), []  # small products by a transposed view are slow
     for batch, queries, keys in plan:
         p = xp.matmul(q_scaled[batch, :, queries], k_t[batch, ..., keys])
-        allowed = mask if mask is None or len(plan) == 1 else mask[batch, :, queries, keys]
+        allowed, factors = part_of(mask, batch, queries, keys), part_of(kept, batch, queries, keys)
         if shifted:
             p = _shifted(xp, p, allowed)
         xp.exp(p, out=p)
@@ -83,7 +89,7 @@ def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: A
         if mask is not None and empty_rows:
             total[total == 0] = math.inf
         p *= xp.divide(1.0, total, out=total)
-        mixed = p if kept is None else p * (kept if len(plan) == 1 else kept[batch, :, queries, keys])
+        mixed = p if factors is None else p * factors
         xp.matmul(mixed, v[batch, :, keys], out=y[batch, :, queries])
         blocks.append(Block(batch, queries, keys, p))
 
@@ -95,7 +101,7 @@ def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: A
         v_t, begun = xp.ascontiguousarray(v.swapaxes(-1, -2)), set()
         for batch, queries, keys, p in sorted(blocks, key=lambda block: -block.keys.stop):  # the furthest first
             g_block = g[batch, :, queries]
-            factors = kept if kept is None or len(plan) == 1 else kept[batch, :, queries, keys]
+            factors = part_of(kept, batch, queries, keys)
             mixed = p if factors is None else p * factors
             g_p = xp.matmul(g_block, v_t[batch, ..., keys])
             if factors is not None:

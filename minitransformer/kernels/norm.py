@@ -18,6 +18,13 @@ def _blocks(rows: Array) -> list[slice]:
     return [slice(i, i + step) for i in range(0, len(rows), step)]
 
 
+def _begin(xp: Any, x: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Return x as rows, the vector a product with which is a mean, and room for x̂, y and one number a row."""
+    rows = x.reshape(-1, x.shape[-1])
+    mean_of = ones(xp, rows.shape[1], x) / rows.shape[1]
+    return rows, mean_of, xp.empty_like(rows), xp.empty_like(rows), xp.empty((len(rows), 1), dtype=x.dtype)
+
+
 @kernel(layer_norm_op)
 def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> Made:
     """Normalise rows, block by block.
@@ -27,11 +34,8 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
     """
     if not rows_of(x) or x.dtype != weight.dtype:
         return book(layer_norm_op)(xp, x, weight, bias, eps=eps)
-    rows, shape = x.reshape(-1, x.shape[-1]), x.shape  # the vjp keeps neither
-    width = rows.shape[1]
-    mean_of = ones(xp, width, x) / width
-    x_hat, y = xp.empty_like(rows), xp.empty_like(rows)
-    inv_std = xp.empty((len(rows), 1), dtype=x.dtype)
+    shape, width = x.shape, x.shape[-1]
+    rows, mean_of, x_hat, y, inv_std = _begin(xp, x)
     for block in _blocks(rows):
         out, centred, inv = y[block], x_hat[block], inv_std[block]
         mean = xp.matmul(rows[block], mean_of)
@@ -71,11 +75,8 @@ def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
     """Scale rows, block by block, with the sums as products. Kept: x̂ and 1/rms, as in the book."""
     if not rows_of(x) or x.dtype != weight.dtype:
         return book(rms_norm_op)(xp, x, weight, eps=eps)
-    rows, shape = x.reshape(-1, x.shape[-1]), x.shape  # the vjp keeps neither
-    width = rows.shape[1]
-    mean_of = ones(xp, width, x) / width
-    x_hat, y = xp.empty_like(rows), xp.empty_like(rows)
-    inv_rms = xp.empty((len(rows), 1), dtype=x.dtype)
+    shape, width = x.shape, x.shape[-1]
+    rows, mean_of, x_hat, y, inv_rms = _begin(xp, x)
     for block in _blocks(rows):
         out, inv = y[block], inv_rms[block]
         xp.multiply(rows[block], rows[block], out=out)
