@@ -263,9 +263,9 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time a training step beside the peers that are installed, or over sizes; write the figures and a picture."""
+    """Time a step beside the peers that are installed, over sizes, or by its terms; write the figures and a picture."""
     from . import checkpoint
-    from .bench import run, scaling
+    from .bench import profile, run, scaling
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -279,6 +279,11 @@ def run_bench(arguments: argparse.Namespace) -> int:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
         what: Any = scaling
         result = scaling.scaling(1 if quick else 9, progress)
+    elif arguments.what == "profile":
+        if arguments.peers or arguments.rounds:
+            raise ValueError("bench profile looks into our own step; got --peers or --rounds; write bench profile")
+        what = profile
+        result = profile.profiles(arguments.config, 8 if quick else 60, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
         what = run
@@ -367,7 +372,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    timing.add_argument("what", nargs="?", choices=("step", "scaling"), default="step", help="default: step")
+    timing.add_argument("what", nargs="?", choices=("step", "scaling", "profile"), default="step", help="default: step")
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
     timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")

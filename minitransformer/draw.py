@@ -133,12 +133,13 @@ def bars(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
     unit: str = "",
+    mark: float | None = 1.0,
 ) -> Figure:
     """Draw labelled horizontal bars, with their spread, in one panel for each group: shorter is better.
 
     groups: panel → bar → (value, least, greatest)
 
-    A dotted line marks 1, what ratios are measured against. Raises RuntimeError without matplotlib.
+    A dotted line stands at `mark`: 1 is what ratios are measured against. Raises RuntimeError without matplotlib.
     """
     with _style() as new_figure:
         height = 0.9 + 0.34 * max(len(rows) for rows in groups.values())
@@ -152,7 +153,8 @@ def bars(
             axes.barh(y, value, xerr=spread, color=own, ecolor="#555555", height=0.7, error_kw={"elinewidth": 1})
             for at, v, high in zip(y, value, spread[1], strict=True):
                 axes.text(v + high, at, f" {v:.2f}", va="center", fontsize=9)
-            axes.axvline(1, color="#555555", linestyle=":", linewidth=1)
+            if mark is not None:
+                axes.axvline(mark, color="#555555", linestyle=":", linewidth=1)
             axes.set_xlim(0, 1.3 * float((value + spread[1]).max()))
             axes.set_yticks(list(y), labels, parse_math=False)
             axes.set_title(name, fontsize=12, parse_math=False)

@@ -7,11 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
-from ..ops.activation import CUBIC, SQRT_2_OVER_PI, _gelu_tanh
+from ..ops.activation import CUBIC, SQRT_2_OVER_PI, SQRT_2_PI, _gelu_exact, _gelu_tanh
 from ..ops.activation import relu as relu_op
+from ..ops.activation import silu as silu_op
 from .registry import BLOCK_BYTES, book, kernel, rows_of
 
 Made = tuple[Array, Callable]
+
+# Φ(−a) = e^(−a²/2)·(w·c₀ + w²·c₁ + ...) with w = 1/(a + FOLD), a ≥ 0: fitted for the least relative error on 0 … 14,
+# which is 1.1e-7; beyond, the factor in front is 0 in single precision.
+FOLD = 3.3
+TAIL = (
+    0.398796380, 1.32637625, 3.66572059, 14.7219699, -17.4106452, 251.004773, -660.822250, 511.916278,
+)  # fmt: skip
 
 
 @kernel(relu_op)
@@ -25,41 +33,99 @@ def relu(xp: Any, x: Array) -> Made:
     return (xp.clip(x, 0, math.inf) if x.dtype.char in "fd" else x * positive), vjp
 
 
-@kernel(_gelu_tanh)
-def gelu_tanh(xp: Any, x: Array) -> Made:
-    """Compute y and dy/dx together.
-
-        t = tanh(x·(s + s·c·x²))        y = x·(1 + t)/2        dy/dx = (1 + t)/2 + x·(1 − t²)·(s + 3·s·c·x²)/2
-
-    The constants are those of the book: s = √(2/π), c = 0.044715.
-    """
-    if not rows_of(x):
-        return book(_gelu_tanh)(xp, x)
-    s, sc = SQRT_2_OVER_PI, SQRT_2_OVER_PI * CUBIC
+def _in_blocks(xp: Any, x: Array, curve: Callable[..., None]) -> Made:
+    """Call curve(xp, x, y, slope, scratch) on blocks of flat arrays: it fills y = f(x) and slope = f'(x)."""
     flat, shape = x.reshape(-1), x.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat)
     step = BLOCK_BYTES // flat.itemsize
-    u, bend = xp.empty_like(flat[:step]), xp.empty_like(flat[:step])
+    scratch = xp.empty((2, min(step, len(flat))), dtype=x.dtype)
     for i in range(0, len(flat), step):
-        part, out, d = flat[i : i + step], y[i : i + step], slope[i : i + step]
-        t, b = u[: len(part)], bend[: len(part)]
-        xp.multiply(part, part, out=t)
-        xp.multiply(t, 1.5 * sc, out=b)
-        b += 0.5 * s  # half the slope of what goes into tanh
-        t *= sc
-        t += s
-        t *= part
-        xp.tanh(t, out=t)
-        xp.multiply(t, t, out=d)
-        xp.subtract(1.0, d, out=d)
-        d *= b
-        d *= part
-        t += 1.0
-        t *= 0.5
-        d += t
-        xp.multiply(part, t, out=out)
+        part = flat[i : i + step]
+        curve(xp, part, y[i : i + step], slope[i : i + step], scratch[:, : len(part)])
 
     def vjp(g: Array) -> tuple[Array]:
         return (g * slope.reshape(shape),)
 
     return y.reshape(shape), vjp
+
+
+@kernel(_gelu_tanh)
+def gelu_tanh(xp: Any, x: Array) -> Made:
+    """Compute y and dy/dx together, with s = √(2/π) and c = 0.044715.
+
+    t = tanh(x·(s + s·c·x²))        y = x·(1 + t)/2        dy/dx = (1 + t)/2 + x·(1 − t²)·(s + 3·s·c·x²)/2
+    """
+    return _in_blocks(xp, x, _gelu_tanh_curve) if rows_of(x) else book(_gelu_tanh)(xp, x)
+
+
+def _gelu_tanh_curve(xp: Any, x: Array, y: Array, slope: Array, scratch: Array) -> None:
+    s, sc = SQRT_2_OVER_PI, SQRT_2_OVER_PI * CUBIC
+    t, bend = scratch
+    xp.multiply(x, x, out=t)
+    xp.multiply(t, 1.5 * sc, out=bend)
+    bend += 0.5 * s  # half the slope of what goes into tanh
+    t *= sc
+    t += s
+    t *= x
+    xp.tanh(t, out=t)
+    xp.multiply(t, t, out=slope)
+    xp.subtract(1.0, slope, out=slope)
+    slope *= bend
+    slope *= x
+    t += 1.0
+    t *= 0.5
+    slope += t
+    xp.multiply(x, t, out=y)
+
+
+@kernel(_gelu_exact)
+def gelu_exact(xp: Any, x: Array) -> Made:
+    """Compute y and dy/dx together from one e^(−x²/2) and one polynomial; double precision is the book's.
+
+    y = max(x, 0) − |x|·Φ(−|x|)        dy/dx = Φ(x) + x·φ(x),    Φ(x) = ½ ± (½ − Φ(−|x|))
+    """
+    single = rows_of(x) and x.dtype.char == "f"
+    return _in_blocks(xp, x, _gelu_exact_curve) if single else book(_gelu_exact)(xp, x)
+
+
+def _gelu_exact_curve(xp: Any, x: Array, y: Array, slope: Array, scratch: Array) -> None:
+    e, w = scratch
+    xp.multiply(x, x, out=e)
+    e *= -0.5
+    xp.exp(e, out=e)
+    xp.abs(x, out=w)
+    w += FOLD
+    xp.divide(1.0, w, out=w)
+    xp.multiply(w, TAIL[-1], out=slope)
+    for c in TAIL[-2::-1]:
+        slope += c
+        slope *= w
+    slope *= e  # Φ(−|x|)
+    xp.abs(x, out=w)
+    w *= slope
+    xp.clip(x, 0, math.inf, out=y)
+    y -= w
+    xp.subtract(0.5, slope, out=slope)
+    xp.copysign(slope, x, out=slope)
+    slope += 0.5
+    e *= 1 / SQRT_2_PI
+    e *= x
+    slope += e
+
+
+@kernel(silu_op)
+def silu(xp: Any, x: Array) -> Made:
+    """Compute y = x·s and dy/dx = s + y·(1 − s) together, with s = (1 + tanh(x/2))/2."""
+    return _in_blocks(xp, x, _silu_curve) if rows_of(x) else book(silu_op)(xp, x)
+
+
+def _silu_curve(xp: Any, x: Array, y: Array, slope: Array, scratch: Array) -> None:
+    s, _ = scratch
+    xp.multiply(x, 0.5, out=s)
+    xp.tanh(s, out=s)
+    s += 1.0
+    s *= 0.5
+    xp.multiply(x, s, out=y)
+    xp.subtract(1.0, s, out=slope)
+    slope *= y
+    slope += s

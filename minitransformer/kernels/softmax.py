@@ -1,15 +1,65 @@
-"""The loss, in place."""
+"""Softmax, its logarithm and the loss, in place; every sum along a row is a product with ones."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
-from ..ops.softmax import _cross_entropy
+from ..ops.softmax import _cross_entropy, _softmax
+from ..ops.softmax import log_softmax as log_softmax_op
 from .registry import book, kernel, ones, rows_of
 
 Made = tuple[Array, Callable]
+
+
+@kernel(_softmax)
+def softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
+    """Exponentiate and divide in the one array that is returned and kept."""
+    if not rows_of(x) or axis not in (-1, x.ndim - 1):
+        return book(_softmax)(xp, x, mask, axis=axis)
+    hidden = x if mask is None else xp.where(mask, x, -math.inf)
+    if hidden.shape != x.shape:
+        return book(_softmax)(xp, x, mask, axis=axis)
+    shape, along = x.shape, ones(xp, x.shape[-1], x)
+    rows = hidden.reshape(-1, shape[-1])
+    top = rows.max(axis=1, keepdims=True)
+    if mask is not None:
+        top[top == -math.inf] = 0.0  # a row that may look nowhere
+    y = rows - top
+    xp.exp(y, out=y)
+    total = xp.matmul(y, along)
+    if mask is not None:
+        total[total == 0] = 1.0
+    y *= xp.divide(1.0, total, out=total)[:, None]
+
+    def vjp(g: Array) -> tuple[Array, None]:
+        g_x = g.reshape(y.shape) * y
+        g_x -= y * xp.matmul(g_x, along)[:, None]
+        return g_x.reshape(shape), None
+
+    return y.reshape(shape), vjp
+
+
+@kernel(log_softmax_op)
+def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Made:
+    """Subtract the maximum and the logarithm of the sum in the one array that is returned and kept."""
+    if not rows_of(x) or axis not in (-1, x.ndim - 1):
+        return book(log_softmax_op)(xp, x, axis=axis)
+    shape, along = x.shape, ones(xp, x.shape[-1], x)
+    rows = x.reshape(-1, shape[-1])
+    y = rows - rows.max(axis=1, keepdims=True)
+    y -= xp.log(xp.matmul(xp.exp(y), along))[:, None]
+
+    def vjp(g: Array) -> tuple[Array]:
+        g_rows = g.reshape(y.shape)
+        g_x = xp.exp(y)
+        g_x *= xp.matmul(g_rows, along)[:, None]
+        xp.subtract(g_rows, g_x, out=g_x)
+        return (g_x.reshape(shape),)
+
+    return y.reshape(shape), vjp
 
 
 @kernel(_cross_entropy)

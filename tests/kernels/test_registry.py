@@ -58,6 +58,27 @@ CASES = {
         ("blocks", lambda x: ops.gelu(x, "tanh"), lambda r: (9 * normal(r, 3, 40_009),)),
         ("a view", lambda x: ops.gelu(x.T, "tanh"), lambda r: (normal(r, 5, 7),)),
     ],
+    "_gelu_exact": [
+        ("signs", ops.gelu, lambda r: (3 * normal(r, 5, 7),)),
+        ("blocks", ops.gelu, lambda r: (9 * normal(r, 3, 40_009),)),
+        ("a view", lambda x: ops.gelu(x.T), lambda r: (normal(r, 5, 7),)),
+    ],
+    "silu": [
+        ("signs", ops.silu, lambda r: (3 * normal(r, 5, 7),)),
+        ("blocks", ops.silu, lambda r: (9 * normal(r, 3, 40_009),)),
+        ("a view", lambda x: ops.silu(x.T), lambda r: (normal(r, 5, 7),)),
+    ],
+    "_softmax": [
+        ("rows", ops.softmax, lambda r: (normal(r, 2, 3, 7),)),
+        ("mask", lambda x: ops.softmax(x, mask=MASK), lambda r: (normal(r, 2, 5, 7),)),
+        ("another axis", lambda x: ops.softmax(x, axis=0), lambda r: (normal(r, 5, 7),)),
+        ("far", ops.softmax, lambda r: (1e4 * normal(r, 5, 7),)),
+    ],
+    "log_softmax": [
+        ("rows", ops.log_softmax, lambda r: (normal(r, 2, 3, 7),)),
+        ("another axis", lambda x: ops.log_softmax(x, axis=0), lambda r: (normal(r, 5, 7),)),
+        ("far", ops.log_softmax, lambda r: (1e4 * normal(r, 5, 7),)),
+    ],
     "embedding": [
         ("small", lambda w: ops.embedding(IDS % 5, w), lambda r: (normal(r, 5, 3),)),
         ("large", lambda w: ops.embedding(IDS, w), lambda r: (normal(r, 301, 3),)),
@@ -182,7 +203,20 @@ def kept_bytes(f, arrays, kernels):
     return sum(seen.values())
 
 
-@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "relu", "_gelu_tanh", "_cross_entropy"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "layer_norm",
+        "rms_norm",
+        "relu",
+        "_gelu_tanh",
+        "_gelu_exact",
+        "silu",
+        "_softmax",
+        "log_softmax",
+        "_cross_entropy",
+    ],
+)
 def test_a_kernel_keeps_no_more_than_the_book(op, rng):
     _, f, make = CASES[op][0]
     arrays = [a.astype("float32") for a in make(rng)]
@@ -194,6 +228,18 @@ def test_gelu_keeps_one_array_where_the_book_keeps_three(rng):
     f = lambda x: ops.gelu(x, "tanh")  # noqa: E731
     assert kept_bytes(f, [x], True) == x.nbytes  # dy/dx, and not even x
     assert kept_bytes(f, [x], False) == 3 * x.nbytes  # x, its square and the tanh
+
+
+def test_the_exact_gelu_in_single_precision_is_exact_in_its_tail(rng):
+    """Held against the C library's erfc in double precision, where the book's 1 + erf(x/√2) has lost all digits."""
+    x = np.linspace(-9, 9, 3001).astype("float32")
+    t = mt.tensor(x, requires_grad=True)
+    y = ops.gelu(t)
+    y.backward(np.ones_like(x))
+    share = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])
+    slope = share + x.astype("float64") * np.exp(-0.5 * x.astype("float64") ** 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(y.numpy(), x * share, rtol=4e-6)
+    np.testing.assert_allclose(t.grad.numpy(), slope, atol=5e-7)
 
 
 def test_blocks_that_a_mask_empties_are_not_computed(rng):

@@ -1,0 +1,199 @@
+"""Where a training step goes, term by term, beside what NumPy's own calls and the products take at least.
+
+A worker's share of the batch on one thread, as in training. Three times for each term:
+
+    in a step   as it runs in training, its arrays wherever the step has left them
+    alone       the same calls again, at once, their arrays now in the nearest cache: NumPy's calls and no waiting
+    products    their floating-point operations at the rate of one large product: no program for this core is faster
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import optim
+from ..draw import bars
+from ..kernels.blas import limit_blas_threads
+from ..kernels.memory import keep_freed_memory
+from ..parallel import _collector_paused, default_workers
+from ..tensor import PRIMITIVES
+from . import configs
+
+TERMS = {
+    "_linear": "linear layers", "_attention": "attention", "split_heads": "attention", "join_heads": "attention",
+    "layer_norm": "LayerNorm", "relu": "activation", "_gelu_tanh": "activation",
+}  # fmt: skip
+OTHERS = "other ops"
+AGAIN = 3  # times a call is repeated to be timed alone
+
+
+def product_rate() -> float:
+    """Return the floating-point operations a second of one large product on one thread, in float32."""
+    a = np.random.default_rng(0).standard_normal((1024, 1024)).astype("float32")
+    seconds = []
+    with limit_blas_threads(1):
+        for _ in range(6):
+            began = time.perf_counter()
+            a @ a
+            seconds.append(time.perf_counter() - began)
+    return 2 * 1024**3 / min(seconds)
+
+
+def _flops(name: str, arrays: tuple[Any, ...]) -> int:
+    """Count the operations of an op's products, forward and backward."""
+    if name == "_linear":
+        return 6 * arrays[0].size * len(arrays[1])
+    if name == "_attention":  # scores and mix; where a mask leaves half, half
+        q, k, v, mask, _ = arrays
+        share = 1.0 if mask is None else float(np.mean(mask))
+        return int(share * 6 * q.size // q.shape[-1] * k.shape[-2] * (q.shape[-1] + v.shape[-1]))
+    return 0
+
+
+class Clock:
+    """Times the ops of a step by their names."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.alone: dict[str, float] = {}
+        self.flops: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
+        self.repeats = 0
+
+    def _timed(self, name: str, call: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = call()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        if self.repeats:
+            times = []
+            for _ in range(self.repeats):
+                began = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - began)
+            self.alone[name] = self.alone.get(name, 0.0) + min(times)
+        return result
+
+    def wrap(self, name: str, body: Callable) -> Callable:
+        """Return a body that does what `body` does and notes how long it took."""
+
+        def run(xp: Any, *arrays: Any, **settings: Any) -> tuple[Any, Callable]:
+            y, vjp = self._timed(name, lambda: body(xp, *arrays, **settings))
+            self.calls[name] = self.calls.get(name, 0) + 1
+            self.flops[name] = self.flops.get(name, 0) + _flops(name, arrays)
+            return y, lambda g: self._timed(name, lambda: vjp(g))
+
+        return run
+
+    @contextlib.contextmanager
+    def on_every_op(self) -> Iterator[None]:
+        """Put the clock around the bodies of all ops inside a `with` block."""
+        before = {op: dict(op.kernels) for op in PRIMITIVES.values() if hasattr(op, "kernels")}
+        try:
+            for op, kernels in before.items():
+                op.kernels["numpy"] = self.wrap(op.__name__, kernels.get("numpy", op.body))  # type: ignore[attr-defined,arg-type]
+            yield
+        finally:
+            for op, kernels in before.items():
+                op.kernels.clear()  # type: ignore[attr-defined,arg-type]
+                op.kernels.update(kernels)  # type: ignore[attr-defined,arg-type]
+
+
+def profile(name: str, steps: int) -> dict[str, Any]:
+    """Take `steps` steps of a configuration and return the terms, in seconds a step."""
+    c = configs.CONFIGS[name]
+    keep_freed_memory()
+    model = configs.model(c)
+    loss, optimizer = configs.loss(model), optim.Adam(model.parameters(), lr=configs.LEARNING_RATE)
+    share = max(1, c.batch // default_workers())
+    batches = [[a[:share] for a in batch] for batch in configs.batches(c)]
+    whole, adam, clock, warm = [], [], Clock(), Clock()
+
+    def step(i: int) -> tuple[float, float]:
+        began = time.perf_counter()
+        model.zero_grad()
+        with _collector_paused():
+            value, _ = loss(*batches[i % len(batches)])
+            value.backward()
+        middle = time.perf_counter()
+        optimizer.step()
+        return time.perf_counter() - began, time.perf_counter() - middle
+
+    with limit_blas_threads(1):
+        for i in range(3):
+            step(i)
+        for i in range(steps):
+            seconds, of_adam = step(i)
+            whole.append(seconds)
+            adam.append(of_adam)
+        with clock.on_every_op():
+            for i in range(steps):
+                step(i)
+        warm.repeats = AGAIN
+        with warm.on_every_op():
+            for i in range(max(1, steps // 4)):
+                step(i)
+    rate = product_rate()
+    terms: dict[str, dict[str, float]] = {}
+    for op, seconds in clock.seconds.items():
+        term = terms.setdefault(TERMS.get(op, OTHERS), {"calls": 0, "in_step": 0.0, "alone": 0.0, "products": 0.0})
+        term["calls"] += clock.calls[op] / steps
+        term["in_step"] += seconds / steps
+        term["alone"] += warm.alone[op] / max(1, steps // 4)
+        term["products"] += clock.flops[op] / steps / rate
+    total = statistics.median(whole)
+    rest = total - statistics.median(adam) - sum(t["in_step"] for t in terms.values())
+    nodes = sum(t["calls"] for t in terms.values())
+    terms["optimizer"] = {"calls": 1, "in_step": statistics.median(adam), "alone": min(adam), "products": 0.0}
+    terms["engine"] = {"calls": nodes, "in_step": max(rest, 0.0), "alone": max(rest, 0.0), "products": 0.0}
+    ordered = dict(sorted(terms.items(), key=lambda item: -item[1]["in_step"]))
+    return {"config": name, "rows": share, "seconds": total, "flops_per_second": rate, "terms": ordered}
+
+
+def profiles(names: str | None, steps: int, progress: Any) -> dict[str, Any]:
+    """Profile each of the configurations named, or all. Raises ValueError for a name that is none."""
+    wanted = names.split(",") if names else list(configs.CONFIGS)
+    for name in wanted:
+        if name not in configs.CONFIGS:
+            raise ValueError(f"a configuration is one of {', '.join(configs.CONFIGS)}; got {name!r}; write reversal")
+    results = []
+    for name in wanted:
+        progress(f"profile: {name}")
+        results.append(profile(name, steps if name != "gpt-large" else max(1, steps // 10)))
+    return {"profiles": results}
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """Return a result as lines to print, in milliseconds a step."""
+    lines = []
+    for p in result["profiles"]:
+        lines.append(f"{p['config']}: one worker's {p['rows']} rows on one thread, {1e3 * p['seconds']:.1f} ms a step")
+        lines.append(f"  {'term':<14}{'calls':>6}{'in a step':>11}{'alone':>9}{'products':>10}{'of the step':>13}")
+        for name, t in p["terms"].items():
+            lines.append(
+                f"  {name:<14}{t['calls']:>6.0f}{1e3 * t['in_step']:>11.2f}{1e3 * t['alone']:>9.2f}"
+                f"{1e3 * t['products']:>10.2f}{t['in_step'] / p['seconds']:>12.0%}"
+            )
+        sums = [sum(t[kind] for t in p["terms"].values()) for kind in ("in_step", "alone", "products")]
+        lines.append(f"  {'sum':<20}{1e3 * sums[0]:>11.2f}{1e3 * sums[1]:>9.2f}{1e3 * sums[2]:>10.2f}")
+        lines.append(f"  a large product runs at {p['flops_per_second'] / 1e9:.0f} GFLOP/s on this core")
+    return lines
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw each term's share of the step, a panel for each configuration."""
+    names = {name: 0.0 for p in result["profiles"] for name in p["terms"]}
+    for p in result["profiles"]:
+        for name, t in p["terms"].items():
+            names[name] += t["in_step"] / p["seconds"]
+    groups = {}
+    for p in result["profiles"]:
+        shares = {n: p["terms"][n]["in_step"] / p["seconds"] for n in sorted(names, key=lambda n: -names[n])}
+        groups[p["config"]] = {n: (share, share, share) for n, share in shares.items()}
+    bars(groups, path, "Where a training step goes", "share of the step", mark=None)

@@ -1,0 +1,64 @@
+"""The profile on a model that takes no time: every term is there, and nothing of the clock stays behind."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import minitransformer as mt
+from minitransformer import cli, ops
+from minitransformer.bench import configs, profile
+from minitransformer.kernels import KERNELS
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    small = {
+        name: dataclasses.replace(c, d_model=8, heads=2, layers=1, length=4, batch=4)
+        for name, c in configs.CONFIGS.items()
+    }
+    monkeypatch.setattr(configs, "CONFIGS", small)
+    monkeypatch.setattr(profile, "product_rate", lambda: 1e11)
+    return small
+
+
+def test_every_term_is_timed_and_the_clock_is_gone_afterwards(tiny):
+    result = profile.profiles(None, 4, lambda text: None)
+    for p in result["profiles"]:
+        assert {"linear layers", "attention", "LayerNorm", "activation", "optimizer", "engine"} <= set(p["terms"])
+        for t in p["terms"].values():
+            assert t["in_step"] >= 0 and t["alone"] >= 0 and t["calls"] > 0
+        c = tiny[p["config"]]
+        shared = dataclasses.replace(c, batch=p["rows"])
+        products = sum(t["products"] for t in p["terms"].values()) * 1e11
+        assert products == pytest.approx(configs.product_flops(shared), rel=0.2)  # of T = 4, the diagonal is much
+    assert all(mt.PRIMITIVES[op].kernels["numpy"] is body for (op, _), body in KERNELS.items())
+    text = "\n".join(profile.table(result))
+    assert "gpt-small: one worker's" in text and "linear layers" in text and "GFLOP/s" in text
+
+
+def test_the_clock_counts_calls_and_operations():
+    clock = profile.Clock()
+    with clock.on_every_op():
+        x = mt.tensor(np.ones((3, 5)), requires_grad=True)
+        y = ops.linear(x, mt.tensor(np.ones((7, 5))))
+        y.sum().backward()
+    assert clock.calls["_linear"] == 1 and clock.flops["_linear"] == 3 * 2 * 3 * 5 * 7
+    assert clock.seconds["_linear"] > 0
+    np.testing.assert_array_equal(x.grad.numpy(), np.full((3, 5), 7.0))
+
+
+def test_the_command_draws_the_terms(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "profile", "--quick", "--config", "reversal", "--out", "p"]) == 0
+    assert "run: p (result.json, figures/)" in capsys.readouterr().out
+    for name in ("result.json", "figures/profile.png", "figures/profile.json"):
+        assert (tmp_path / "p" / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    "words, text", [(["--peers", "ours"], "got --peers or --rounds"), (["--config", "big"], "got 'big'")]
+)
+def test_misuse_is_named(words, text, capsys):
+    assert cli.main(["bench", "profile", *words]) == 2
+    assert text in capsys.readouterr().err
