@@ -8,9 +8,9 @@ for, so that `import minitransformer` works on a machine without it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,12 +112,26 @@ def to_backend(array: Array, name: str) -> Array:
     return to_numpy(array) if name == "numpy" else _load_cupy().asarray(array)
 
 
+class Draw(NamedTuple):
+    """Where the random numbers of one call come from; see ops/philox.py."""
+
+    key: tuple[int, int]  # of the seed
+    call: int  # since the seed was set
+    first_row: int  # of the batch, where only a part of it is computed here
+
+
 class _RandomState:
-    """The one generator of the library. It draws on the host, so a seed means the same numbers on every backend."""
+    """The library's random numbers. A seed means the same numbers on every backend."""
 
     def __init__(self) -> None:
-        self.generator = np.random.default_rng(0)
-        self.part: tuple[int, int, int] | None = None  # (first row, rows, rows of the whole batch)
+        self.part: tuple[int, int] | None = None  # first row, rows: the part of a batch that is computed here
+        self.seed(0)
+
+    def seed(self, seed: int | tuple[int, ...]) -> None:
+        """Start from a seed: a generator for what is drawn on the host, a key for what is found by its place."""
+        self.generator = np.random.default_rng(seed)
+        key = np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(2, np.uint64)
+        self.key, self.calls = (int(key[0]), int(key[1])), 0
 
 
 _random = _RandomState()
@@ -129,39 +143,40 @@ def manual_seed(seed: int | tuple[int, ...]) -> None:
     A tuple such as (seed, step) names a stream of its own: training uses one per step, so that a run resumed at
     step n draws what the run never stopped would have drawn, without any generator state to save.
     """
-    _random.generator = np.random.default_rng(seed)
+    _random.seed(seed)
 
 
 def generator() -> np.random.Generator:
-    """Return the library's random generator (NumPy's PCG64, on the host)."""
+    """Return the generator of what is drawn in order (NumPy's PCG64, on the host): weights, samples."""
     return _random.generator
 
 
 @contextlib.contextmanager
-def drawing_for_rows(first: int, rows: int, total: int) -> Iterator[None]:
-    """Inside the block, what is drawn row by row for a batch of `rows` is what those rows get in a batch of `total`.
+def drawing_for_rows(first: int, rows: int) -> Iterator[None]:
+    """Inside the block, draws for a batch of `rows` are those that a whole batch gives to its rows from `first` on.
 
     So a batch that is split among workers meets the same dropout masks as a whole one.
     """
-    _random.part = (first, rows, total)
+    _random.part = (first, rows)
     try:
         yield
     finally:
         _random.part = None
 
 
-def random_words(rows: int, words: int) -> np.ndarray:
-    """Draw `words` 64-bit numbers for each row of a batch, from the library's generator.    → uint64 (rows, words)
+def next_draw(rows: int) -> Draw:
+    """Take the next draw of the stream, for an array whose first axis has that many rows."""
+    first, own = _random.part or (0, rows)
+    draw = Draw(_random.key, _random.calls, first if own == rows else 0)  # else: no array of the batch
+    _random.calls += 1
+    return draw
 
-    Where only some rows of a batch are computed here (`drawing_for_rows`), the numbers of the others are passed over.
-    """
-    bits: Any = _random.generator.bit_generator
-    first, own, total = _random.part or (0, rows, rows)
-    if own != rows:  # not an array of the batch: every worker draws the same
-        first, total = 0, rows
-    if first:
-        bits.advance(first * words)
-    drawn = bits.random_raw(rows * words).reshape(rows, words)
-    if first + rows < total:
-        bits.advance((total - first - rows) * words)
-    return drawn
+
+def random_state() -> tuple[tuple[int, int], int]:
+    """Return the key and the count of draws, for another process to go on from."""
+    return _random.key, _random.calls
+
+
+def set_random_state(key: Sequence[int], calls: int) -> None:
+    """Go on from another process's state."""
+    _random.key, _random.calls = (int(key[0]), int(key[1])), calls

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import nn, ops
-from .backend import manual_seed
+from .backend import get_backend, manual_seed, to_backend
 from .gradcheck import GradcheckError, gradcheck
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .tensor import Tensor
@@ -53,6 +53,11 @@ def _apart(rng: np.random.Generator) -> list[np.ndarray]:
     return [a, a + away(rng, 3, 5)]
 
 
+def here(values: Any) -> Any:
+    """Return ids or a mask as an array on the current backend."""
+    return to_backend(np.asarray(values), get_backend())
+
+
 ROW = (3, 5)
 _op("add", ops.add, _normal(ROW, (5,)))
 _op("subtract", ops.subtract, _normal((3, 1), ROW))
@@ -72,7 +77,7 @@ _op("abs", ops.abs, _spread(ROW))
 _op("sign", lambda x: x * ops.sign(x), _spread(ROW))
 _op("maximum", ops.maximum, _apart)
 _op("minimum", ops.minimum, _apart)
-_op("where", lambda a, b: ops.where(np.arange(15).reshape(ROW) % 3 == 0, a, b), _normal(ROW, (5,)))
+_op("where", lambda a, b: ops.where(here(np.arange(15).reshape(ROW) % 3 == 0), a, b), _normal(ROW, (5,)))
 _op("clip", lambda x: ops.clip(x, low=-1.9, high=0.15) * x, _spread(ROW))
 _op("erf", ops.erf, _normal(ROW))
 _op("_move", lambda x: x.to("float64") * x, _normal(ROW))
@@ -87,10 +92,10 @@ _op("swapaxes", lambda x: x.swapaxes(0, -1), _normal((2, 3, 5)))
 _op("broadcast_to", lambda x: ops.broadcast_to(x, (2, 3, 5)), _normal((3, 1)))
 _op("concatenate", lambda a, b: ops.concatenate([a, b, a], axis=1), _normal((3, 2, 5), (3, 7, 5)))
 _op("stack", lambda a, b: ops.stack([a, b, a], axis=1), _normal(ROW, ROW))
-_op("getitem", lambda x: x[np.array([0, 2, 2, 1]), 1:4], _normal(ROW))
-_op("scatter_add", lambda x: ops.scatter_add(x, index=np.array([1, 3, 1]), shape=(7, 5)), _normal(ROW))
-_op("take_along_axis", lambda x: ops.take_along_axis(x, np.array([[1, 1], [0, 4], [2, 3]])), _normal(ROW))
-_op("embedding", lambda w: ops.embedding(np.array([[0, 2, 2], [1, 6, 0]]), w), _normal((7, 3)))
+_op("getitem", lambda x: x[here([0, 2, 2, 1]), 1:4], _normal(ROW))
+_op("scatter_add", lambda x: ops.scatter_add(x, index=here([1, 3, 1]), shape=(7, 5)), _normal(ROW))
+_op("take_along_axis", lambda x: ops.take_along_axis(x, here([[1, 1], [0, 4], [2, 3]])), _normal(ROW))
+_op("embedding", lambda w: ops.embedding(here([[0, 2, 2], [1, 6, 0]]), w), _normal((7, 3)))
 _op("matmul", ops.matmul, _normal((2, 1, 3, 5), (7, 5, 2)))
 _op("linear", ops.linear, _normal((2, 3, 5), (7, 5), (7,)))
 _op("einsum", lambda a, b, c: ops.einsum("bqk,bsk,hx->bsqh", a, b, c), _normal((2, 3, 5), (2, 7, 5), (3, 2)))
@@ -103,15 +108,19 @@ _op("gelu (tanh)", lambda x: ops.gelu(x, approximate="tanh"), _normal(ROW))
 _op("split_heads", lambda x: ops.split_heads(x, heads=3), _normal((2, 5, 21)))
 _op("join_heads", ops.join_heads, _normal((2, 3, 5, 7)))
 _op("softmax", ops.softmax, _normal(ROW))
-_op("softmax (axis, mask)", lambda x: ops.softmax(x, axis=0, mask=np.arange(15).reshape(ROW) % 4 > 0), _normal(ROW))
+_op(
+    "softmax (axis, mask)",
+    lambda x: ops.softmax(x, axis=0, mask=here(np.arange(15).reshape(ROW) % 4 > 0)),
+    _normal(ROW),
+)
 _op("log_softmax", ops.log_softmax, _normal(ROW))
 _op("layer_norm", ops.layer_norm, _normal(ROW, (5,), (5,)))
 _op("rms_norm", ops.rms_norm, _normal(ROW, (5,)))
-_op("cross_entropy", lambda x: ops.cross_entropy(x, np.array([1, -100, 4])), _normal(ROW))
+_op("cross_entropy", lambda x: ops.cross_entropy(x, here([1, -100, 4])), _normal(ROW))
 _op(
     "cross_entropy (smooth, weighted)",
     lambda x: ops.cross_entropy(
-        x, np.array([1, 3, 4]), label_smoothing=0.1, weight=np.array([0.5, 1, 2, 3, 0.1]), reduction="none"
+        x, here([1, 3, 4]), label_smoothing=0.1, weight=here([0.5, 1, 2, 3, 0.1]), reduction="none"
     ),
     _normal(ROW),
 )
@@ -124,11 +133,17 @@ def _dropout(x: Tensor) -> Any:
 
 def _masked(q: Any, k: Any, v: Any) -> Any:
     manual_seed(7)
-    mask = np.array([[True, True, True, False, True, False, True], [False] * 7, [True] * 7])
+    mask = here([[True, True, True, False, True, False, True], [False] * 7, [True] * 7])
     return ops.scaled_dot_product_attention(q, k, v, mask, dropout_p=0.2)
 
 
+def _dropout_add(x: Tensor, branch: Tensor) -> Any:
+    manual_seed(7)
+    return ops.dropout_add(x, branch * branch, 0.4)
+
+
 _op("dropout", _dropout, _normal(ROW))
+_op("dropout_add", _dropout_add, _normal(ROW, ROW))
 HEADS = ((2, 3, 5), (2, 7, 5), (2, 7, 11))
 _op("attention_weights", lambda q, k: ops.attention_weights(q, k, causal=True), _normal(*HEADS[:2]))
 _op(
@@ -198,7 +213,7 @@ def _module(
 
 MASK = np.array([[True] * 5, [True, True, True, False, False]])
 _module(MODULES, "Linear", lambda: nn.Linear(5, 3), _normal((2, 5)))
-_module(MODULES, "Embedding", lambda: nn.Embedding(7, 3), lambda rng: [], lambda f, p: f(p, np.array([[1, 1, 4]])))
+_module(MODULES, "Embedding", lambda: nn.Embedding(7, 3), lambda rng: [], lambda f, p: f(p, here([[1, 1, 4]])))
 _module(MODULES, "LayerNorm", lambda: nn.LayerNorm(5), _normal((2, 3, 5)))
 _module(MODULES, "RMSNorm", lambda: nn.RMSNorm(5), _normal((2, 3, 5)))
 _module(MODULES, "Dropout", lambda: nn.Sequential(nn.Dropout(0.4), nn.Linear(5, 3)), _normal((3, 5)))
@@ -218,22 +233,22 @@ _module(
     "MultiHeadAttention",
     lambda: nn.MultiHeadAttention(6, 2),
     _normal((2, 5, 6)),
-    lambda f, p, x: f(p, x, None, None, None, MASK),
+    lambda f, p, x: f(p, x, None, None, None, here(MASK)),
 )
 _module(MODULES, "MultiHeadAttention (causal)", lambda: nn.MultiHeadAttention(6, 3), _normal((2, 5, 6)), lambda f, p, x: f(p, x, None, None, None, None, True))  # fmt: skip
-_module(MODULES, "MultiHeadAttention (cross)", lambda: nn.MultiHeadAttention(6, 2, dropout=0.2), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, None, MASK))  # fmt: skip
+_module(MODULES, "MultiHeadAttention (cross)", lambda: nn.MultiHeadAttention(6, 2, dropout=0.2), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, None, here(MASK)))  # fmt: skip
 _module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
 for _norm in ("pre", "post"):
-    _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, MASK))  # type: ignore[misc]  # fmt: skip
-    _module(MODULES, f"DecoderLayer ({_norm})", lambda n=_norm: nn.DecoderLayer(6, 2, 7, 0.1, n, "silu"), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, MASK), max_coordinates=12)  # type: ignore[misc]  # fmt: skip
+    _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, here(MASK)))  # type: ignore[misc]  # fmt: skip
+    _module(MODULES, f"DecoderLayer ({_norm})", lambda n=_norm: nn.DecoderLayer(6, 2, 7, 0.1, n, "silu"), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, here(MASK)), max_coordinates=12)  # type: ignore[misc]  # fmt: skip
 _module(
     MODULES,
     "Encoder",
     lambda: nn.Encoder([nn.EncoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6),
     _normal((2, 5, 6)),
-    lambda f, p, x: f(p, x, MASK),
+    lambda f, p, x: f(p, x, here(MASK)),
 )
-_module(MODULES, "Decoder", lambda: nn.Decoder([nn.DecoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, MASK), max_coordinates=12)  # fmt: skip
+_module(MODULES, "Decoder", lambda: nn.Decoder([nn.DecoderLayer(6, 2, 7, 0.0, "pre", "gelu")], 6), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, here(MASK)), max_coordinates=12)  # fmt: skip
 
 SOURCE = np.array([[4, 5, 5, 6, 3], [3, 6, 4, 0, 0]])
 TARGET_IN, TARGET_OUT = np.array([[1, 6, 5, 5], [1, 4, 6, 0]]), np.array([[6, 5, 5, 2], [4, 6, 2, 0]])
@@ -242,7 +257,10 @@ TARGET_IN, TARGET_OUT = np.array([[1, 6, 5, 5], [1, 4, 6, 0]]), np.array([[6, 5,
 def _seq2seq(model: Transformer) -> nn.Module:
     """Wrap a model so that calling it computes its loss."""
     return _Loss(
-        model, lambda m: ops.cross_entropy(m(SOURCE, TARGET_IN), TARGET_OUT, ignore_index=0, label_smoothing=0.1)
+        model,
+        lambda m: ops.cross_entropy(
+            m(here(SOURCE), here(TARGET_IN)), here(TARGET_OUT), ignore_index=0, label_smoothing=0.1
+        ),
     )
 
 
@@ -260,7 +278,9 @@ for _norm, _ties, _where in (("pre", "none", "sinusoidal"), ("post", "all", "lea
 _module(
     MODELS,
     "GPT2",
-    lambda: _Loss(GPT2(GPT2Config(7, 5, 6, 2, 2, 5, 0.1)), lambda m: ops.cross_entropy(m(TARGET_IN), TARGET_OUT)),
+    lambda: _Loss(
+        GPT2(GPT2Config(7, 5, 6, 2, 2, 5, 0.1)), lambda m: ops.cross_entropy(m(here(TARGET_IN)), here(TARGET_OUT))
+    ),
     lambda rng: [],
     lambda f, p: f(p),
     max_coordinates=6,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .backend import get_backend, to_backend
 from .tensor import Tensor, grad, no_grad
 
 LEVELS = 6
@@ -62,10 +63,15 @@ def _outputs(f: Callable, arrays: Sequence[Any]) -> list[Tensor]:
     return outputs
 
 
+def _lifted(array: np.ndarray) -> Tensor:
+    """Return a Tensor on the current backend, where the function under check runs."""
+    return Tensor(to_backend(array, get_backend()))
+
+
 def _scalar(f: Callable, rng: np.random.Generator, arrays: Sequence[np.ndarray]) -> Callable[..., Tensor]:
     """Return φ(x) = Σ u·f(x), u random: with one of ones softmax and LayerNorm would have no gradient at all."""
     with no_grad():
-        first, second = ([t.numpy() for t in _outputs(f, [Tensor(a) for a in arrays])] for _ in range(2))
+        first, second = ([t.numpy() for t in _outputs(f, [_lifted(a) for a in arrays])] for _ in range(2))
     if any((a != b).any() for a, b in zip(first, second, strict=True)):
         raise GradcheckError(
             "a function under check gives the same values each time; this one does not; fix its dropout mask or seed"
@@ -74,7 +80,7 @@ def _scalar(f: Callable, rng: np.random.Generator, arrays: Sequence[np.ndarray])
         raise GradcheckError(
             "a function under check is finite; this one returned NaN or infinity; choose another point"
         )
-    cotangents = [rng.standard_normal(a.shape) for a in first]
+    cotangents = [_lifted(rng.standard_normal(a.shape)) for a in first]
 
     def phi(*xs: Any) -> Tensor:
         total: Any = 0.0
@@ -134,8 +140,9 @@ def gradcheck(
     return Report(points, tuple(worst))
 
 
-def _directional(phi: Callable, every: tuple[int, ...], along: list[np.ndarray]) -> Callable[..., Tensor]:
+def _directional(phi: Callable, every: tuple[int, ...], along: list[Any]) -> Callable[..., Tensor]:
     """Return ψ(x) = Σ v·∂φ/∂x, whose gradient is the next order."""
+    along = [_lifted(v) for v in along]
 
     def psi(*xs: Any) -> Tensor:
         total: Any = 0.0
@@ -153,14 +160,14 @@ class _Check:
         self, phi: Callable, gradient: Callable, arrays: Any, labels: list[str], order: int, rtol: float, rng: Any
     ):
         self.phi, self.arrays, self.labels, self.order, self.rtol, self.rng = phi, arrays, labels, order, rtol, rng
-        self.analytic = [g.numpy() for g in gradient(*arrays)]
+        self.analytic = [g.numpy() for g in gradient(*[_lifted(a) for a in arrays])]
         self.points = 0
 
     def along(self, direction: list[np.ndarray]) -> tuple[float, float]:
         """Return the derivative of φ along a direction, by differences, and its error estimate."""
 
         def line(t: float) -> float:
-            return float(self.phi(*[Tensor(a + t * d) for a, d in zip(self.arrays, direction, strict=True)]))
+            return float(self.phi(*[_lifted(a + t * d) for a, d in zip(self.arrays, direction, strict=True)]))
 
         if self.order > 1:  # φ is made of gradients itself
             return difference(line)

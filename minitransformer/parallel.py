@@ -137,20 +137,20 @@ class Workers:
         arrays = tuple(np.ascontiguousarray(a) for a in arrays)
         rows = len(arrays[0])
         ends = [rows * i // self.count for i in range(self.count + 1)]
-        state = backend.generator().bit_generator.state
+        state = backend.random_state()
         for i, pipe in enumerate(self._pipes, start=1):
-            self._send(pipe, arrays, ends[i], ends[i + 1], rows, state)
-        results = [self._part(0, [a[: ends[1]] for a in arrays], 0, rows)]
+            self._send(pipe, arrays, ends[i], ends[i + 1], state)
+        results = [self._part(0, [a[: ends[1]] for a in arrays], 0)]
         for i, pipe in enumerate(self._pipes, start=1):
             results.append(self._receive(i, pipe))
         return self._combine(results)
 
-    def _part(self, worker: int, arrays: list[np.ndarray], first: int, rows: int) -> tuple[float, int, list[int]]:
+    def _part(self, worker: int, arrays: list[np.ndarray], first: int) -> tuple[float, int, list[int]]:
         """Compute one part's loss; leave nᵢ·gᵢ in the worker's slots and name the parameters that were reached."""
         own = len(arrays[0])
         if not own:
             return 0.0, 0, []
-        with _collector_paused(), backend.drawing_for_rows(first, own, rows):
+        with _collector_paused(), backend.drawing_for_rows(first, own):
             value, tokens = self.loss(*arrays)
             return self._walk(worker, value, tokens)
 
@@ -189,11 +189,11 @@ class Workers:
         return loss, total
 
     # -- between processes ----------------------------------------------------------------------------------
-    def _send(self, pipe: Any, arrays: tuple, first: int, end: int, rows: int, state: Any) -> None:
+    def _send(self, pipe: Any, arrays: tuple, first: int, end: int, state: Any) -> None:
         """Send a part of the batch: a line of JSON that says what comes, then the bytes of each array."""
         parts = [a[first:end] for a in arrays]
         header = {
-            "first": first, "rows": rows, "training": self.model.training, "random": state,
+            "first": first, "training": self.model.training, "random": state,
             "arrays": [[a.dtype.str, list(a.shape)] for a in parts],
         }  # fmt: skip
         with contextlib.suppress(BrokenPipeError):  # it has died; `_receive` says so
@@ -240,10 +240,10 @@ class Workers:
     def _answer(self, worker: int, header: dict[str, Any], raw: list[bytes]) -> dict[str, Any]:
         if self.model.training != header["training"]:
             self.model.train(header["training"])
-        backend.generator().bit_generator.state = header["random"]
+        backend.set_random_state(*header["random"])
         described = zip(raw, header["arrays"], strict=True)
         arrays = [np.frombuffer(data, dtype).reshape(shape) for data, (dtype, shape) in described]
-        value, tokens, reached = self._part(worker, arrays, header["first"], header["rows"])
+        value, tokens, reached = self._part(worker, arrays, header["first"])
         return {"loss": value, "tokens": tokens, "reached": reached}
 
     # -- the end --------------------------------------------------------------------------------------------

@@ -432,7 +432,7 @@ def _propagate(
     are Tensors, and each op's body runs again on the Tensors it was given, so that the walk itself is recorded.
     """
     pending = {root: g}
-    owned: set[Node] = set()  # nodes whose pending gradient is a sum that we allocated
+    owned: set[Node] = set()  # nodes whose pending gradient is an array that nobody else holds
     heap = [(-root.birth, root)]
     while heap:
         _, node = heapq.heappop(heap)
@@ -442,7 +442,8 @@ def _propagate(
         owned.discard(node)
         if node.op == "leaf" or (oldest and all(p is None or p.birth < oldest for p in node.parents)):
             continue
-        for parent, g_parent in zip(node.parents, _parent_gradients(node, g, replay), strict=True):
+        made = _parent_gradients(node, g, replay)
+        for parent, g_parent in zip(node.parents, made, strict=True):
             if parent is None or g_parent is None or parent.birth < oldest:
                 continue
             if g_parent.shape != parent.shape:
@@ -450,8 +451,10 @@ def _propagate(
             if g_parent.dtype != parent.dtype:
                 g_parent = g_parent.to(parent.dtype) if replay else g_parent.astype(parent.dtype)
             if parent not in pending:
-                pending[parent] = g_parent  # borrowed: it may be g itself, or a view of it
+                pending[parent] = g_parent
                 heapq.heappush(heap, (-parent.birth, parent))
+                if not replay and _is_new(g_parent, g, made):
+                    owned.add(parent)
             elif parent in owned:
                 pending[parent] += g_parent
             else:
@@ -460,6 +463,11 @@ def _propagate(
                     owned.add(parent)
         if not keep_graph:
             node.vjp, node.parents, node.replay = _used, (), None
+
+
+def _is_new(gradient: Array, g: Array, made: Sequence[Any]) -> bool:
+    """Tell whether a vjp made this array for this one input: no view, not its own g, and handed out once."""
+    return gradient.base is None and gradient is not g and sum(other is gradient for other in made) == 1
 
 
 def _parent_gradients(node: Node, g: Any, replay: bool) -> Sequence[Any]:

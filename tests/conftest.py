@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -17,21 +19,50 @@ def rng():
     return np.random.default_rng(20170612)
 
 
-def _has_gpu():
-    try:
-        with mt.use_backend("cupy"):
-            return True
-    except RuntimeError:
-        return False
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        choices=("numpy", "cupy"),
+        default="numpy",
+        help="where tensors live; cupy: a GPU, else a mock of one",
+    )
 
 
-@pytest.fixture(
-    params=["numpy", pytest.param("cupy", marks=pytest.mark.skipif(not _has_gpu(), reason="no CuPy with a GPU here"))]
-)
+def pytest_configure(config):
+    """With --backend cupy: take the GPU that is there, or let CuPy run on the host mock."""
+    config.where = "numpy"
+    if config.getoption("--backend") == "cupy":
+        if not _gpu_answers():
+            from tests import hostcuda
+
+            hostcuda.activate()
+        from tests import boundary
+
+        boundary.open_it()
+        config.where = "cupy on the host mock: not a GPU" if _on_mock() else "cupy on a GPU"
+
+
+def _gpu_answers():
+    """Ask in a process of its own: an import of CuPy cannot be taken back."""
+    ask = "import cupy; assert cupy.cuda.runtime.getDeviceCount()"
+    return not subprocess.run([sys.executable, "-W", "ignore", "-c", ask], capture_output=True).returncode
+
+
+def _on_mock():
+    from tests import hostcuda
+
+    return hostcuda.is_active()
+
+
+def pytest_report_header(config):
+    return f"backend: {config.where}"
+
+
+@pytest.fixture(autouse=True)
 def backend(request):
-    """The same test body on each backend that this machine has."""
-    with mt.use_backend(request.param):
-        yield request.param
+    """The backend of the whole run, on which each test's tensors, parameters and batches are born."""
+    with mt.use_backend(request.config.getoption("--backend")):
+        yield request.config.getoption("--backend")
 
 
 def _oracle(name):
@@ -62,8 +93,15 @@ def scipy_special():
     return _oracle("scipy.special")
 
 
-def pytest_collection_modifyitems(items):
-    """Mark what asks for an oracle, so that `pytest -m oracle` finds it."""
+# What is about the host alone: its processes, its clock, the source text.
+HOST_ONLY = ("tests/bench/", "tests/test_parallel.py", "tests/test_house.py", "tests/data/test_tokenizer.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark what asks for an oracle, so that `pytest -m oracle` finds it; leave out what no backend changes."""
+    if config.getoption("--backend") == "cupy":
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid.startswith(HOST_ONLY)])
+        items[:] = [i for i in items if not i.nodeid.startswith(HOST_ONLY)]
     for item in items:
         if {"torch", "transformers", "scipy_special"} & set(item.fixturenames):
             item.add_marker("oracle")

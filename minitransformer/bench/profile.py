@@ -46,13 +46,13 @@ def product_rate() -> float:
     return 2 * 1024**3 / min(seconds)
 
 
-def _flops(name: str, arrays: tuple[Any, ...]) -> int:
+def _flops(name: str, arrays: tuple[Any, ...], settings: dict[str, Any]) -> int:
     """Count the operations of an op's products, forward and backward."""
     if name == "_linear":
         return 6 * arrays[0].size * len(arrays[1])
     if name == "_attention":  # scores and mix; where a mask leaves half, half
         q, k, v, mask, _ = arrays
-        share = 1.0 if mask is None else float(np.mean(mask))
+        share = 0.5 if settings["causal"] else 1.0 if mask is None else float(np.mean(mask))
         return int(share * 6 * q.size // q.shape[-1] * k.shape[-2] * (q.shape[-1] + v.shape[-1]))
     return 0
 
@@ -86,7 +86,7 @@ class Clock:
         def run(xp: Any, *arrays: Any, **settings: Any) -> tuple[Any, Callable]:
             y, vjp = self._timed(name, lambda: body(xp, *arrays, **settings))
             self.calls[name] = self.calls.get(name, 0) + 1
-            self.flops[name] = self.flops.get(name, 0) + _flops(name, arrays)
+            self.flops[name] = self.flops.get(name, 0) + _flops(name, arrays, settings)
             return y, lambda g: self._timed(name, lambda: vjp(g))
 
         return run

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..backend import Array
-from ..ops.attention import _attention
+from ..ops.attention import _allowed, _attention
 from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
@@ -54,11 +54,14 @@ def _plan(xp: Any, q: Array, k: Array, mask: Array | None) -> list[tuple[slice, 
 
 
 @kernel(_attention)
-def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float) -> Made:
+def attention(
+    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float, causal: bool
+) -> Made:
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); other ranks are the book's."""
     plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
     if plain or q.dtype.char not in "fd" or not (q.size and k.size and v.size):
-        return book(_attention)(xp, q, k, v, mask, kept, scale=scale)
+        return book(_attention)(xp, q, k, v, mask, kept, scale=scale, causal=causal)
+    mask = _allowed(q, k, mask, causal)
     b, h, t, width = q.shape
     s = k.shape[2]
     q_scaled = q * scale

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .. import ops
 from .activation import Dropout, activation
 from .attention import MultiHeadAttention
 from .linear import Linear
@@ -47,8 +48,12 @@ class _Layer(Module):
     def residual(self, x: Any, norm: Module, sublayer: Callable) -> Any:
         """Return x + sublayer(norm(x)), or norm(x + sublayer(x)); dropout acts on the sublayer's output."""
         if self.norm == "pre":
-            return x + self.drop(sublayer(norm(x)))
-        return norm(x + self.drop(sublayer(x)))
+            return self.add(x, sublayer(norm(x)))
+        return norm(self.add(x, sublayer(x)))
+
+    def add(self, x: Any, branch: Any) -> Any:
+        """Return x + dropout(branch).    (B, T, D), (B, T, D) → (B, T, D)"""
+        return ops.dropout_add(x, branch, self.drop.p, self.training)
 
     drop: Dropout
 

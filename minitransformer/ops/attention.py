@@ -16,7 +16,10 @@ Made = tuple[Array, Callable]
 
 
 @primitive
-def _attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float) -> Made:
+def _attention(
+    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float, causal: bool
+) -> Made:
+    mask = _allowed(q, k, mask, causal)
     p = softmax(xp.matmul(q, k.swapaxes(-1, -2)) * scale, mask=mask)
     mixed = p if kept is None else p * kept  # kept: 0, or 1/(1 − dropout)
 
@@ -64,10 +67,15 @@ def causal_mask(queries: int, keys: int, xp: Any) -> Array:
     return xp.arange(keys)[None, :] <= xp.arange(queries)[:, None] + (keys - queries)
 
 
-def _allowed(q: Any, k: Any, mask: Any, causal: bool) -> Array | None:
+def _boolean(mask: Any) -> Array | None:
     mask = as_array(mask)
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"a mask is boolean, True = may look; got {mask.dtype}; write mask.astype(bool)")
+    return mask
+
+
+def _allowed(q: Any, k: Any, mask: Array | None, causal: bool) -> Array | None:
+    """Return which query may look at which key: what the mask says, and with causal only the past."""
     if not causal:
         return mask
     past = causal_mask(q.shape[-2], k.shape[-2], namespace((as_array(q),)))
@@ -80,7 +88,7 @@ def attention_weights(q: Any, k: Any, mask: Any = None, causal: bool = False, sc
     q: (..., T, K), k: (..., S, K) → (..., T, S)
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return softmax(q @ k.swapaxes(-1, -2) * scale, mask=_allowed(q, k, mask, causal))
+    return softmax(q @ k.swapaxes(-1, -2) * scale, mask=_allowed(q, k, _boolean(mask), causal))
 
 
 def scaled_dot_product_attention(
@@ -106,9 +114,9 @@ def scaled_dot_product_attention(
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
         raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
-    allowed = _allowed(q, k, mask, causal)
-    kept = None
+    mask, kept = _boolean(mask), None
     if dropout_p:
         shape = (*q.shape[:-1], k.shape[-2])
         kept = dropout_mask(shape, dropout_p, as_array(q))
-    return _attention(q, k, v, allowed, kept, scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return _attention(q, k, v, mask, kept, scale=scale, causal=causal)

@@ -158,7 +158,9 @@ def test_attention_gives_every_weight():
         (lambda m: m(SOURCE.astype(float), TARGET_IN), TypeError, "integers; got float64"),
     ],
 )
-def test_misuse_is_named(act, error, text):
+def test_misuse_is_named(act, error, text, backend):
+    if backend == "cupy" and error is IndexError:
+        pytest.skip("ids on a GPU are not looked at: the host would have to wait for them")
     with pytest.raises(error, match=text):
         act(small())
 

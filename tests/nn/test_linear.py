@@ -40,7 +40,9 @@ def test_embedding_looks_up_rows_and_starts_with_a_spread_of_one(rng):
         (lambda: nn.Embedding(0, 3), ValueError, "at least 1"),
     ],
 )
-def test_misuse_is_named(act, error, text):
+def test_misuse_is_named(act, error, text, backend):
+    if backend == "cupy" and error is IndexError:
+        pytest.skip("ids on a GPU are not looked at: the host would have to wait for them")
     mt.manual_seed(0)
     with pytest.raises(error, match=text):
         act()

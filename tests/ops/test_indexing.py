@@ -57,6 +57,8 @@ def test_take_along_axis_agrees_with_torch_gather(agrees_with_torch, torch, rng)
 
 
 @pytest.mark.parametrize("bad", [[0, 7], [-1, 2]])
-def test_ids_out_of_range_are_named(bad):
+def test_ids_out_of_range_are_named(bad, backend):
+    if backend == "cupy":
+        pytest.skip("ids on a GPU are not looked at: the host would have to wait for them")
     with pytest.raises(IndexError, match=r"0 … 6; got (7|-1)"):
         ops.embedding(np.array(bad), mt.tensor(np.ones((7, 3), "float32")))

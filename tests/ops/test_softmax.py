@@ -100,6 +100,8 @@ def test_a_batch_that_is_all_padding_costs_nothing():
         ((2, 3), [0, 1], {"weight": np.ones(2)}, r"\(2,\) for 3 classes"),
     ],
 )
-def test_wrong_targets_and_settings_are_named(logits, target, settings, text):
+def test_wrong_targets_and_settings_are_named(logits, target, settings, text, backend):
+    if backend == "cupy" and "0 … 2" in text:
+        pytest.skip("ids on a GPU are not looked at: the host would have to wait for them")
     with pytest.raises(ValueError, match=text):
         ops.cross_entropy(mt.tensor(np.ones(logits)), np.array(target), **settings)
