@@ -6,7 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
+from ..kernels.cuda import adafactor as cuda
+from ..kernels.cuda.adafactor import Numbers
 from .optimizer import Optimizer, check_range
 
 CONVENTIONS = ("torch", "transformers")
@@ -100,36 +104,43 @@ class Adafactor(Optimizer):
             state["exp_avg"] = xp.zeros_like(x)
         return state
 
-    def _update(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        torch, lr, t = group["convention"] == "torch", group["lr"], state["step"]
-        eps1, eps2 = group["eps"]
+    @staticmethod
+    def _numbers(group: dict[str, Any], t: int, dtype: Any) -> Numbers:
+        """Return the numbers of step t, in which the conventions differ."""
+        torch, lr, (eps1, eps2) = group["convention"] == "torch", group["lr"], group["eps"]
         if eps1 is None:
-            eps1 = float(xp.finfo(x.dtype).eps) if torch else 1e-30
-
+            eps1 = float(np.finfo(dtype).eps) if torch else 1e-30
         if torch:
             rho = min(lr, 1 / math.sqrt(t))
         elif group["relative_step"]:
             rho = min(1e-6 * t if group["warmup_init"] else 1e-2, 1 / math.sqrt(t))
         else:
             rho = lr
-        alpha = xp.maximum(_rms(xp, x), eps2) * rho if group["scale_parameter"] else rho
+        add, floor, least = (0.0, eps1, eps1 * eps1) if torch else (eps1, 0.0, 0.0)
+        return Numbers(
+            weight=t ** group["beta2_decay"], add=add, floor=floor, least=least, rho=rho, eps2=eps2,
+            clip=group["clip_threshold"], beta1=group["beta1"] or 0.0, decay=group["weight_decay"], lr=lr or 0.0,
+            scaled=group["scale_parameter"], by_alpha=not torch,
+        )  # fmt: skip
 
-        mean_weight = t ** group["beta2_decay"]  # 1 − β₂ₜ
-        if torch:
-            v = self._second_moment(xp, g * g, state, mean_weight, floor=eps1)
-            u = g / xp.sqrt(xp.maximum(v, eps1 * eps1))
-        else:
-            u = g / xp.sqrt(self._second_moment(xp, g * g + eps1, state, mean_weight, floor=0.0))
-        u /= xp.maximum(_rms(xp, u) / group["clip_threshold"], 1.0)
+    def _update(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        n = self._numbers(group, state["step"], x.dtype)
+        alpha = xp.maximum(_rms(xp, x), n.eps2) * n.rho if n.scaled else n.rho
+        v = self._second_moment(xp, g * g + n.add, state, n.weight, n.floor)
+        u = g / xp.sqrt(xp.maximum(v, n.least))
+        u /= xp.maximum(_rms(xp, u) / n.clip, 1.0)
         u *= alpha
         if group["beta1"] is not None:
             m = state["exp_avg"]
-            m *= group["beta1"]
-            m += (1 - group["beta1"]) * u
+            m *= n.beta1
+            m += (1 - n.beta1) * u
             u = m
-        if group["weight_decay"]:
-            x *= 1 - (lr if torch else alpha) * group["weight_decay"]
+        if n.decay:
+            x *= 1 - (alpha if n.by_alpha else n.lr) * n.decay
         x -= u
+
+    def _fits_together(self, x: Array, g: Array) -> bool:
+        return x.ndim in (1, 2) and super()._fits_together(x, g)
 
     @staticmethod
     def _second_moment(xp: Any, square: Array, state: dict[str, Any], weight: float, floor: float) -> Array:
@@ -142,6 +153,13 @@ class Adafactor(Optimizer):
         rows += weight * (square.mean(axis=-1, keepdims=True) - rows)
         columns += weight * (square.mean(axis=-2, keepdims=True) - columns)
         return rows / xp.maximum(rows.mean(axis=-2, keepdims=True), floor) * columns
+
+
+def _all_at_once(xp: Any, xs: Any, gs: Any, states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    cuda.adafactor(xp, xs, gs, states, Adafactor._numbers(group, states[0]["step"], xs[0].dtype))
+
+
+Adafactor.together = {"cupy": _all_at_once}
 
 
 def _rms(xp: Any, x: Array) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..backend import Array
 from ..kernels import optimizers as fast
+from ..kernels.cuda import optimizers as cuda
 from .optimizer import Optimizer, check_range
 
 
@@ -28,6 +29,7 @@ class Adam(Optimizer):
     decoupled = False  # is the weight decay kept out of the moments?
     elementwise = True
     kernels = {"numpy": functools.partial(fast.adam, decoupled=False)}
+    together = {"cupy": functools.partial(cuda.adam, decoupled=False)}
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -75,6 +77,7 @@ class AdamW(Adam):
 
     decoupled = True
     kernels = {"numpy": functools.partial(fast.adam, decoupled=True)}
+    together = {"cupy": functools.partial(cuda.adam, decoupled=True)}
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),

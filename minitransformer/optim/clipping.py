@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import namespace
-from ..tensor import Node, Tensor
+from ..kernels.cuda import optimizers as cuda
+from ..tensor import Node, Tensor, kernels_enabled
 from .optimizer import check_range, unique_parameters
 
 
@@ -35,7 +36,12 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
         return 0.0
     gradients = [node.grad for node in nodes]
     xp = namespace(tuple(gradients))
-    norm = xp.sqrt(sum(xp.vdot(g, g) for g in gradients))
+    at_once = xp.__name__ == "cupy" and kernels_enabled() and len({g.dtype for g in gradients}) == 1
+    if at_once and all(g.flags.c_contiguous for g in gradients):
+        norm = cuda.clip_norm(xp, tuple(gradients), max_norm)
+        max_norm = math.inf  # done
+    else:
+        norm = xp.sqrt(sum(xp.vdot(g, g) for g in gradients))
     if error_if_nonfinite and not math.isfinite(norm):
         count = sum(not xp.isfinite(g).all() for g in gradients)
         came = f"{count} of {len(gradients)} with nan or inf" if count else "squares that overflow"

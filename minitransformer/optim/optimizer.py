@@ -57,15 +57,17 @@ class Optimizer:
     A subclass gives `_check(group)`, `_new_state(xp, x, group)` and `_update(xp, x, g, state, group)`, where x
     is the parameter's array (to be changed in place), g its gradient (never changed), and state["step"] counts
     the updates of this parameter from 1. Where `_update` treats each element alone it says so by `elementwise`, and
-    small parameters are then joined; `kernels` may name a faster function of the same arguments for a backend.
+    small parameters are then joined; `kernels` may name a faster function of the same arguments for a backend, and
+    `together` one that takes the arrays of many parameters at once.
     """
 
     elementwise = False
     kernels: dict[str, Any] = {}
+    together: dict[str, Any] = {}
 
     def __init_subclass__(cls) -> None:
-        if "_update" in vars(cls) and "kernels" not in vars(cls):
-            cls.kernels = {}  # a kernel stands for the update it was written for, not for one that replaces it
+        if "_update" in vars(cls):  # a kernel stands for the update it was written for, not for one that replaces it
+            cls.kernels, cls.together = vars(cls).get("kernels", {}), vars(cls).get("together", {})
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
         if isinstance(params, Tensor):
@@ -137,6 +139,7 @@ class Optimizer:
         """Update every parameter that has a gradient."""
         self.step_count += 1
         small: dict[Any, list[int]] = {}  # what may be joined, by what it has to have in common
+        many: dict[Any, list[int]] = {}
         for i, (p, state, group) in enumerate(zip(self.parameters, self.state, self._group_of, strict=True)):
             g = gradient_of(p)
             if g is None:
@@ -145,12 +148,23 @@ class Optimizer:
             if not state:
                 state.update(step=0, **self._new_state(xp, p.data, self.groups[group]))
             state["step"] += 1
-            if self.elementwise and p.size <= JOINED and xp.__name__ == "numpy" and kernels_enabled():
+            if xp.__name__ in self.together and kernels_enabled() and self._fits_together(p.data, g):
+                many.setdefault((xp, group, p.dtype, state["step"]), []).append(i)
+            elif self.elementwise and p.size <= JOINED and xp.__name__ == "numpy" and kernels_enabled():
                 small.setdefault((group, p.dtype, state["step"]), []).append(i)
             else:
                 self._run(xp, p.data, g, state, self.groups[group])
+        for (xp, group, _, _), members in many.items():
+            arrays = tuple([self.parameters[i].data for i in members])
+            gradients = tuple([gradient_of(self.parameters[i]) for i in members])
+            states = [self.state[i] for i in members]
+            self.together[xp.__name__](xp, arrays, gradients, states, self.groups[group])
         for (group, _, count), members in small.items():
             self._step_joined(tuple(members), count, self.groups[group])
+
+    def _fits_together(self, x: Array, g: Array) -> bool:
+        """Tell whether a parameter and its gradient lie alike, as kernels want it."""
+        return bool(x.flags.c_contiguous and g.flags.c_contiguous and g.dtype == x.dtype and x.size)
 
     def _run(self, xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Update one array by the book, or by the kernel that stands for it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
+from ..kernels.cuda import optimizers as cuda
 from .optimizer import Optimizer, check_range
 
 
@@ -24,6 +25,7 @@ class SGD(Optimizer):
     """
 
     elementwise = True
+    together = {"cupy": cuda.sgd}
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,

@@ -11,4 +11,4 @@ threads come. Nothing here makes the host wait, and nothing is compiled before i
 
 from __future__ import annotations
 
-from . import activation, attention, dropout, embedding, linear, norm, softmax  # noqa: F401  (registers them)
+from . import activation, attention, dropout, embedding, linear, norm, optimizers, softmax  # noqa: F401  (registers)

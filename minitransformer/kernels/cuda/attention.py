@@ -1,13 +1,11 @@
 """Attention: two GEMMs and a softmax forward, four GEMMs and its gradient backward, on heads as they lie.
 
 Heads are slices of a row, so that no single step leads from the one matrix of a batch to the next, as cuBLAS's strided
-form wants. Its other form takes a list of addresses. They are worked out on the host once for each place in memory;
-CuPy's pool gives a training step the same places every time, so that nothing is sent in a steady state.
+form wants. Its other form takes lists of addresses; a tiny kernel writes those of all operands on the device.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,26 +15,53 @@ from ...backend import Array
 from ...ops.attention import _attention
 from ..registry import book, kernel
 from .softmax import softmax_rows, softmax_rows_backward
+from .source import source
 
 Made = tuple[Array, Callable]
-REMEMBERED = 4096  # lists of addresses
+THREADS = 128
+MOST = 6  # stacks whose addresses one launch writes
 
-_addresses: OrderedDict[tuple, Array] = OrderedDict()
+STACKS = np.dtype([("at", "u8", (MOST,)), ("step_b", "i8", (MOST,)), ("step_h", "i8", (MOST,))])
+SOURCE = source(
+    "attention",
+    "addresses",
+    r"""
+struct Stacks { unsigned long long at[MOST]; integer step_b[MOST], step_h[MOST]; };
+template <typename T> __global__ void addresses(Stacks stacks, unsigned long long* out, int b, int h) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < b * h)
+        out[blockIdx.y * b * h + i] =
+            stacks.at[blockIdx.y] + i / h * stacks.step_b[blockIdx.y] + i % h * stacks.step_h[blockIdx.y];
+}
+""".replace("MOST", str(MOST)),
+)
 
 
-def _address_list(xp: Any, x: Array) -> Array:
-    """Return the addresses of the matrices (B, H) of a stack (B, H, N, M), on the device."""
-    key = (x.device.id, x.data.ptr, x.shape[:2], x.strides[:2])
-    found = _addresses.get(key)
-    if found is None:
-        b, h = np.ogrid[: x.shape[0], : x.shape[1]]
-        found = xp.asarray((x.data.ptr + b * x.strides[0] + h * x.strides[1]).astype(np.uint64).ravel())
-        _addresses[key] = found
-        if len(_addresses) > REMEMBERED:
-            _addresses.popitem(last=False)
-    else:
-        _addresses.move_to_end(key)
-    return found
+class Stack:
+    """Matrices (B, H, N, M) at any distance from one another, and the list of their addresses on the device."""
+
+    def __init__(self, array: Array, addresses: Any):
+        self.array, self.addresses = array, addresses
+
+    @property
+    def turned(self) -> Stack:
+        """The same matrices, transposed; they lie where they are."""
+        return Stack(self.array.swapaxes(-1, -2), self.addresses)
+
+
+def stacks(xp: Any, *arrays: Array) -> list[Stack]:
+    """Make stacks (B, H, N, M), and write all their addresses in one launch. Half precision needs none."""
+    first = arrays[0]
+    if first.dtype.char not in "fd":
+        return [Stack(a, None) for a in arrays]
+    b, h = first.shape[:2]
+    where = np.zeros((), dtype=STACKS)
+    for i, a in enumerate(arrays):
+        where["at"][i], where["step_b"][i], where["step_h"][i] = a.data.ptr, a.strides[0], a.strides[1]
+    lists = xp.empty((len(arrays), b * h), dtype=np.uint64)
+    grid = (-(-b * h // THREADS), len(arrays))
+    SOURCE("addresses", first.dtype, grid, THREADS, (where, lists, np.int32(b), np.int32(h)))
+    return [Stack(a, lists[i]) for i, a in enumerate(arrays)]
 
 
 def _layout(x: Array) -> tuple[int, int] | None:
@@ -48,12 +73,13 @@ def _layout(x: Array) -> tuple[int, int] | None:
     return (1, along) if down == 1 and along >= n else None
 
 
-def products(xp: Any, a: Array, b: Array, out: Array) -> None:
+def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack) -> None:
     """Fill out with a·b for stacks of matrices (B, H, N, M)·(B, H, M, P), in one call of cuBLAS and without a copy.
 
     cuBLAS counts columns first, so it is asked for outᵀ = bᵀ·aᵀ. Half precision, which this call does not take, and
     unusual layouts go by CuPy's matmul.
     """
+    a, b, out = a_stack.array, b_stack.array, out_stack.array
     layouts = _layout(a), _layout(b), _layout(out)
     if a.dtype.char not in "fd" or None in layouts or layouts[2][0]:  # type: ignore[index]
         out[...] = xp.matmul(a, b)
@@ -65,7 +91,7 @@ def products(xp: Any, a: Array, b: Array, out: Array) -> None:
     call = cublas.sgemmBatched if a.dtype.char == "f" else cublas.dgemmBatched
     one, zero = np.ones(1, dtype=a.dtype), np.zeros(1, dtype=a.dtype)
     n, m, p = a.shape[-2], a.shape[-1], b.shape[-1]
-    lists = [_address_list(xp, x).data.ptr for x in (b, a, out)]
+    lists = [stack.addresses.data.ptr for stack in (b_stack, a_stack, out_stack)]
     call(
         device.get_cublas_handle(), tb, ta, p, n, m, one.ctypes.data, lists[0], ldb, lists[1], lda,
         zero.ctypes.data, lists[2], ldc, a.shape[0] * a.shape[1],
@@ -91,19 +117,21 @@ def attention(
     if plain or q.dtype.char not in "efd" or not (q.size and k.size and v.size) or (mask is not None and mask.ndim > 4):
         return book(_attention)(xp, q, k, v, mask, kept, scale=scale, causal=causal)
     p = xp.empty((*q.shape[:3], k.shape[2]), dtype=q.dtype)
-    products(xp, q, k.swapaxes(-1, -2), p)
     mixed = p if kept is None else xp.empty_like(p)
-    softmax_rows(p, p, mask, causal, scale, None if kept is None else mixed, kept)
     y = _room(xp, xp.broadcast_to(v[:, :, :1], (*q.shape[:3], v.shape[-1])))
-    products(xp, mixed, v, y)
+    of_q, of_k, of_v, of_p, of_mixed, of_y = stacks(xp, q, k, v, p, mixed, y)
+    products(xp, of_q, of_k.turned, of_p)
+    softmax_rows(p, p, mask, causal, scale, None if kept is None else mixed, kept)
+    products(xp, of_mixed, of_v, of_y)
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
         g_q, g_k, g_v, g_p = _room(xp, q), _room(xp, k), _room(xp, v), xp.empty_like(p)
-        products(xp, mixed.swapaxes(-1, -2), g, g_v)
-        products(xp, g, v.swapaxes(-1, -2), g_p)
+        of_g, of_g_q, of_g_k, of_g_v, of_g_p = stacks(xp, g, g_q, g_k, g_v, g_p)
+        products(xp, of_mixed.turned, of_g, of_g_v)
+        products(xp, of_g, of_v.turned, of_g_p)
         softmax_rows_backward(p, g_p, g_p, scale, kept)
-        products(xp, g_p, k, g_q)
-        products(xp, g_p.swapaxes(-1, -2), q, g_k)
+        products(xp, of_g_p, of_k, of_g_q)
+        products(xp, of_g_p.turned, of_q, of_g_k)
         return g_q, g_k, g_v, None, None
 
     return y, vjp

@@ -70,10 +70,12 @@ class Source:
         for name, expression in zip(self.names, self.expressions(char), strict=True):
             self._compiled[name, char] = module.get_function(expression)
 
-    def __call__(self, name: str, dtype: Any, blocks: int, threads: int, args: tuple, shared: int = 0) -> None:
+    def __call__(self, name: str, dtype: Any, blocks: Any, threads: int, args: tuple, shared: int = 0) -> None:
+        """Launch a kernel; blocks: how many, or (along x, along y)."""
         if (name, dtype.char) not in self._compiled:
             self._compile(dtype.char)
-        self._compiled[name, dtype.char]((blocks,), (threads,), args, shared_mem=shared)
+        grid = blocks if isinstance(blocks, tuple) else (blocks,)
+        self._compiled[name, dtype.char](grid, (threads,), args, shared_mem=shared)
 
 
 SOURCES: dict[str, Source] = {}  # by the name of their file, for tests that walk them

@@ -1,0 +1,144 @@
+"""Steps of optimizers for all parameters at once, and the norm of all gradients, which stays on the device.
+
+Bytes: Adam reads θ, g, m, v and writes θ, m, v, 7·N; SGD with momentum 5·N; the norm reads N, and clipping, where it
+has to, reads and writes N more. None of it could move less.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...backend import Array
+from .many import CHUNK, CODE, addresses, pieces, pointers
+from .source import source
+
+THREADS = 256
+
+SOURCE = source(
+    "optimizers",
+    "adam sgd square_norm clip",
+    CODE
+    + r"""
+#define PIECE                                                                       \
+    const int own = owner[blockIdx.x];                                              \
+    const integer from = begin[blockIdx.x] + threadIdx.x;                           \
+    const integer to = min(begin[blockIdx.x] + CHUNK, sizes[own]);                  \
+    T* g = far ? far[own] : (T*)near.at[own];
+
+template <typename T>
+__global__ void adam(T** xs, Pointers near, T** far, T** ms, T** vs, const integer* sizes, const int* owner, const integer* begin,
+                     double beta1, double beta2, double rate, double eps, double shrink, double l2) {
+    typedef typename Wide<T>::type W;
+    PIECE
+    T *x = xs[own], *m = ms[own], *v = vs[own];
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W theta = (W)x[i] * (W)shrink, g_i = (W)g[i] + (W)l2 * (W)x[i];
+        const W m_i = (W)m[i] + ((W)1 - (W)beta1) * (g_i - (W)m[i]);
+        const W v_i = (W)v[i] + ((W)1 - (W)beta2) * (g_i * g_i - (W)v[i]);
+        m[i] = T(m_i);
+        v[i] = T(v_i);
+        x[i] = T(theta - (W)rate * m_i / (sqrt(v_i) + (W)eps));
+    }
+}
+
+template <typename T>
+__global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes, const int* owner, const integer* begin, double lr,
+                    double momentum, double dampening, double l2, int nesterov, int first) {
+    typedef typename Wide<T>::type W;
+    PIECE
+    T* x = xs[own];
+    for (integer i = from; i < to; i += blockDim.x) {
+        W u = (W)g[i] + (W)l2 * (W)x[i];
+        if (bs) {
+            const W b = first ? u : (W)momentum * (W)bs[own][i] + ((W)1 - (W)dampening) * u;
+            bs[own][i] = T(b);
+            u = nesterov ? u + (W)momentum * b : b;
+        }
+        x[i] = T((W)x[i] - (W)lr * u);
+    }
+}
+
+// result: ‖g‖, and the factor that brings it down to `limit`: 1 where it is below, or not a number.
+template <typename T>
+__global__ void square_norm(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin,
+                            typename Wide<T>::type* partial, int* arrived, T* result, double limit) {
+    typedef typename Wide<T>::type W;
+    PIECE
+    W sum = 0;
+    for (integer i = from; i < to; i += blockDim.x) sum += (W)g[i] * (W)g[i];
+    sum = block_sum(sum);
+    __shared__ int is_last;
+    if (threadIdx.x == 0) {
+        partial[blockIdx.x] = sum;
+        __threadfence();
+        is_last = atomicAdd(arrived, 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+    W total = 0;
+    for (int b = threadIdx.x; b < gridDim.x; b += blockDim.x) total += partial[b];
+    const W norm = sqrt(block_sum(total));
+    if (threadIdx.x == 0) {
+        const W factor = (W)limit / (norm + (W)1e-6);
+        result[0] = T(norm);
+        result[1] = T(isfinite(norm) && factor < 1 ? factor : W(1));
+        *arrived = 0;
+    }
+}
+
+template <typename T>
+__global__ void clip(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin, const T* result) {
+    typedef typename Wide<T>::type W;
+    const W factor = (W)result[1];
+    if (factor == 1) return;
+    PIECE
+    for (integer i = from; i < to; i += blockDim.x) g[i] = T((W)g[i] * factor);
+}
+""".replace("CHUNK", str(CHUNK)),
+)
+
+Arrays = tuple[Array, ...]
+
+
+def _launch(xp: Any, name: str, like: Arrays, before: tuple, after: tuple) -> None:
+    sizes, owner, begin, blocks = pieces(like[0].device.id, tuple([a.size for a in like]))
+    if blocks:
+        SOURCE(name, like[0].dtype, blocks, THREADS, (*before, sizes, owner, begin, *after))
+
+
+def adam(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, Any], decoupled: bool) -> None:
+    """Do what `optim.Adam` says to arrays that have had the same number of steps, in one launch."""
+    (beta1, beta2), t, decay = group["betas"], states[0]["step"], group["weight_decay"]
+    root = math.sqrt(1 - beta2**t)
+    moments = [tuple([s[name] for s in states]) for name in ("exp_avg", "exp_avg_sq")]
+    lists = [addresses(xp, xs), *pointers(xp, gs), *[addresses(xp, arrays) for arrays in moments]]
+    shrink, l2 = (1 - group["lr"] * decay, 0.0) if decoupled else (1.0, decay)
+    numbers = (beta1, beta2, group["lr"] * root / (1 - beta1**t), group["eps"] * root, shrink, l2)
+    _launch(xp, "adam", xs, tuple(lists), tuple([np.float64(n) for n in numbers]))
+
+
+def sgd(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, Any]) -> None:
+    """Do what `optim.SGD` says to arrays that have had the same number of steps, in one launch."""
+    momentum = group["momentum"]
+    buffers = addresses(xp, tuple([s["momentum_buffer"] for s in states])) if momentum else np.uintp(0)
+    numbers = [np.float64(n) for n in (group["lr"], momentum, group["dampening"], group["weight_decay"])]
+    flags = np.int32(group["nesterov"]), np.int32(states[0]["step"] == 1)
+    _launch(xp, "sgd", xs, (addresses(xp, xs), *pointers(xp, gs), buffers), (*numbers, *flags))
+
+
+def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
+    """Return ‖g‖ as it was, a scalar on the device, and bring the gradients down to `limit`, in two launches."""
+    from .norm import _arrived
+
+    wide = np.dtype("f8" if gs[0].dtype.char == "d" else "f4")
+    blocks = pieces(gs[0].device.id, tuple([g.size for g in gs]))[-1]
+    partial, result = xp.empty(blocks, dtype=wide), xp.empty(2, dtype=gs[0].dtype)
+    lists = pointers(xp, gs)
+    _launch(xp, "square_norm", gs, lists, (partial, _arrived(gs[0].device.id), result, np.float64(limit)))
+    if limit != math.inf:
+        _launch(xp, "clip", gs, lists, (result,))
+    return result[0]
