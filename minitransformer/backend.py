@@ -112,6 +112,15 @@ def to_backend(array: Array, name: str) -> Array:
     return to_numpy(array) if name == "numpy" else _load_cupy().asarray(array)
 
 
+def send(*arrays: np.ndarray) -> list[Array]:
+    """Return arrays of one dtype on the current backend, where on a GPU all of them go in one copy."""
+    if _current == "numpy":
+        return list(arrays)
+    flat = _load_cupy().asarray(np.concatenate([a.ravel() for a in arrays]))
+    ends = np.cumsum([a.size for a in arrays]).tolist()
+    return [flat[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends, strict=True)]
+
+
 class Draw(NamedTuple):
     """Where the random numbers of one call come from; see ops/philox.py."""
 

@@ -50,21 +50,20 @@ class SequenceTask:
 
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
-        batch, xp = data.Batch(*arrays), backend.xp()
-        logits = self.model(xp.asarray(batch.source), xp.asarray(batch.target_in))
-        smoothing = self.config.label_smoothing
-        return ops.cross_entropy(logits, xp.asarray(batch.target_out), data.PAD, smoothing), batch.tokens
+        source, target_in, target_out = backend.send(*arrays)
+        loss = ops.cross_entropy(self.model(source, target_in), target_out, data.PAD, self.config.label_smoothing)
+        return loss, data.Batch(*arrays).tokens
 
     def held_out_loss(self) -> float:
         """Return the mean loss on the first held-out pairs, in nats per token, without label smoothing."""
         pairs = [(self.source.encode(s), self.target.encode(t)) for s, t in self.held_out[:VALIDATED]]
         longest = self.config.max_length
         fitting = sorted((p for p in pairs if len(p[0]) <= longest and len(p[1]) < longest), key=lambda p: len(p[1]))
-        total, tokens, xp = 0.0, 0, backend.xp()
+        total, tokens = 0.0, 0
         for start in range(0, len(fitting), 64):
             batch = data.pad_batch(fitting[start : start + 64])
-            logits = self.model(xp.asarray(batch.source), xp.asarray(batch.target_in))
-            total += ops.cross_entropy(logits, xp.asarray(batch.target_out), data.PAD, reduction="sum").item()
+            source, target_in, target_out = backend.send(*batch)
+            total += ops.cross_entropy(self.model(source, target_in), target_out, data.PAD, reduction="sum").item()
             tokens += batch.tokens
         return total / max(tokens, 1)
 
@@ -279,7 +278,7 @@ class LanguageTask:
 
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
-        inputs, targets = (backend.xp().asarray(side) for side in arrays)
+        inputs, targets = backend.send(*arrays)
         return ops.cross_entropy(self.model(inputs), targets), targets.size
 
     def vocabulary(self) -> dict[str, Any]:

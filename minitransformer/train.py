@@ -240,6 +240,7 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
     log, progress = Log(folder / "metrics.jsonl", start), Progress(config.steps, quiet)
+    gradients = _Gradients(model, config.clip_norm)
     counted, since = 0, time.perf_counter()
     try:
         with Workers(model, task.loss, config.workers) as workers, _stop_signals() as stop:
@@ -247,7 +248,7 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
             for step in range(start + 1, config.steps + 1):
                 backend.manual_seed((config.seed, step))
                 loss, tokens = workers.backward(*task.batch(step))
-                norm = _clip(model, config.clip_norm, step)
+                gradients.clip(step)
                 optimizer.lr = schedule(step)
                 optimizer.step()
                 counted += tokens
@@ -255,12 +256,13 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
                 if validation or step % config.log_every == 0 or stop.is_set():
                     last_loss, now = loss.item(), time.perf_counter()
                     speed = counted / max(now - since, 1e-9)
-                    figures = {"loss": last_loss, "lr": optimizer.lr, "grad_norm": norm}
+                    figures = {"loss": last_loss, "lr": optimizer.lr, "grad_norm": gradients.read()}
                     if validation:
                         figures["validation_loss"] = _validation_loss(task)
                     log.write(step=step, **figures, tokens_per_second=round(speed))
                     progress.show(step, last_loss, speed, (now - since) / (step - start) * (config.steps - step))
                 if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
+                    gradients.read()
                     write_checkpoint(step)
                 if stop.is_set() and step < config.steps:
                     raise Stopped(f"stopped after step {step} of {config.steps}; the checkpoint is written")
@@ -282,15 +284,42 @@ def _validation_loss(task: Task) -> float:
     return loss
 
 
-def _clip(model: Module, limit: float, step: int) -> float:
-    """Clip the gradients to a norm; name the parameter and the step when one is not finite."""
-    norm = float(optim.clip_grad_norm_(model.parameters(), limit or math.inf, error_if_nonfinite=False))
-    if not math.isfinite(norm):
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None and not np.isfinite(parameter.grad.numpy()).all():
-                raise FloatingPointError(
-                    f"gradients are finite numbers; that of {name} is not, at step {step}; "
-                    "lower learning_rate or lengthen warmup_steps"
-                )
-        raise FloatingPointError(f"the norm of all gradients overflows at step {step}; lower learning_rate")
-    return norm
+class _Gradients:
+    """Clip the gradients of each step, and say which parameter's was not finite, and when.
+
+    On the host that is known at once. A GPU is asked only where the loop waits for it anyway; it has noted then what
+    happened meanwhile.
+    """
+
+    def __init__(self, model: Module, limit: float):
+        self.model, self.limit = model, limit or math.inf
+        self.unread: list[tuple[int, Any]] = []  # (step, norm)
+        self.norm = 0.0  # the last that was read
+
+    def clip(self, step: int) -> None:
+        """Bring the norm of all gradients down to the limit. Raises as `read` does, on a GPU later."""
+        norm = optim.clip_grad_norm_(self.model.parameters(), self.limit, error_if_nonfinite=False)
+        self.unread.append((step, norm))
+        if backend.backend_of(norm) == "numpy":
+            self.read()
+
+    def read(self) -> float:
+        """Return the last norm. Raises FloatingPointError, with parameter and step, where one was not finite."""
+        if not self.unread:
+            return self.norm
+        on_device = tuple(norm for _, norm in self.unread)
+        norms = backend.to_numpy(backend.namespace(on_device).stack(on_device)).tolist()
+        for (step, norm), value in zip(self.unread, norms, strict=True):
+            if not math.isfinite(value):
+                self._raise(step, optim.parameter_at_fault(norm, self.model.parameters()))
+        self.unread, self.norm = [], norms[-1]
+        return self.norm
+
+    def _raise(self, step: int, index: int | None) -> None:
+        if index is None:
+            raise FloatingPointError(f"the norm of all gradients overflows at step {step}; lower learning_rate")
+        name = list(dict(self.model.named_parameters()))[index]
+        raise FloatingPointError(
+            f"gradients are finite numbers; that of {name} is not, at step {step}; "
+            "lower learning_rate or lengthen warmup_steps"
+        )

@@ -94,7 +94,9 @@ def scipy_special():
 
 
 # What is about the host alone: its processes, its clock, the source text.
-HOST_ONLY = ("tests/bench/", "tests/test_parallel.py", "tests/test_house.py", "tests/data/test_tokenizer.py")
+HOST_ONLY = (
+    "tests/bench/", "tests/test_parallel.py", "tests/test_house.py", "tests/test_gradcheck.py", "tests/data/test_tok",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):

@@ -19,9 +19,11 @@ SMALL |= {"log_every": 2, "dropout": 0.1, "warmup_steps": 3}
 
 
 @pytest.fixture(autouse=True)
-def few_test_sequences(monkeypatch):
+def few_test_sequences(monkeypatch, backend):
     """An untrained model never says that it is done: decoding 2,048 sequences with it takes seconds."""
-    monkeypatch.setattr(tasks, "TEST_SEQUENCES", 64)
+    few = 64 if backend == "numpy" else 4
+    monkeypatch.setattr(tasks, "TEST_SEQUENCES", few)
+    monkeypatch.setattr(tasks, "VALIDATED", few)
 
 
 def config(**settings):
@@ -57,7 +59,7 @@ def test_a_run_logs_and_returns_its_figures(tmp_path):
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert set(lines[0]) == {"step", "loss", "lr", "grad_norm", "tokens_per_second"}
     assert set(lines[-1]) == set(lines[0]) | {"validation_loss"}
-    assert result["loss"] == lines[-1]["loss"] and result["steps"] == 12 and result["held_out"] == 64
+    assert result["loss"] == lines[-1]["loss"] and result["steps"] == 12 and result["held_out"] == tasks.TEST_SEQUENCES
     assert lines[-1]["lr"] == pytest.approx(make_schedule(config())(12))
 
 

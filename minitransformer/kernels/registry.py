@@ -32,7 +32,7 @@ def rows_of(x: Any) -> bool:
 
 def ones(xp: Any, n: int, like: Any, kept: dict[Any, Any] = {}) -> Any:  # noqa: B006  (a cache)
     """Return a vector of n ones in the dtype of `like`; a product with it adds up.    → (n,)"""
-    key = (n, like.dtype.char)
+    key = (xp.__name__, n, like.dtype.char)
     found = kept.get(key)
     if found is None:
         if len(kept) > 256:  # sizes that come and go, such as the lengths of sentences

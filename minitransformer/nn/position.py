@@ -41,12 +41,15 @@ class SinusoidalPositions(Module):
 
     def __init__(self, max_length: int, width: int):
         self.table = sinusoids(max_length, width)
+        self._tables: dict[tuple[str, str], Any] = {}  # the same, by backend and dtype: sent to a GPU once
 
     def forward(self, x: Any, start: int = 0) -> Any:
         _check_length(start + x.shape[-2], len(self.table))
         data = x.data if hasattr(x, "node") else x
-        rows = self.table[start : start + x.shape[-2]].astype(data.dtype)
-        return x + backend.to_backend(rows, backend.backend_of(data))
+        kind = backend.backend_of(data), data.dtype.char
+        if kind not in self._tables:
+            self._tables[kind] = backend.to_backend(self.table.astype(data.dtype), kind[0])
+        return x + self._tables[kind][start : start + x.shape[-2]]
 
 
 class LearnedPositions(Module):

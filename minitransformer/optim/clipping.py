@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import namespace
+from ..backend import backend_of, namespace
 from ..kernels.cuda import optimizers as cuda
 from ..tensor import Node, Tensor, kernels_enabled
 from .optimizer import check_range, unique_parameters
@@ -34,7 +34,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
     nodes = _nodes_with_gradient(parameters)
     if not nodes:
         return 0.0
-    gradients = [node.grad for node in nodes]
+    gradients = [node.grad for node in nodes if node.grad is not None]
     xp = namespace(tuple(gradients))
     at_once = xp.__name__ == "cupy" and kernels_enabled() and len({g.dtype for g in gradients}) == 1
     if at_once and all(g.flags.c_contiguous for g in gradients):
@@ -63,3 +63,21 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
     check_range("clip_value", clip_value, 0, math.inf)
     for node in _nodes_with_gradient(parameters):
         node.grad = namespace((node.grad,)).clip(node.grad, -clip_value, clip_value)
+
+
+def parameter_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> int | None:
+    """Return the index, among the parameters, of the first gradient that made a norm infinite or nan.
+
+    norm: what `clip_grad_norm_` returned. On a GPU, which notes it down then, this holds steps later, too. None where
+    each gradient is finite and only the sum of their squares is not.
+    """
+    chosen = unique_parameters(parameters)
+    nodes = _nodes_with_gradient(chosen)
+    if getattr(norm, "base", None) is not None and backend_of(norm) == "cupy":
+        at = cuda.first_at_fault(norm)
+    else:
+        bad = [not namespace((n.grad,)).isfinite(n.grad).all() for n in nodes]
+        if not any(bad):
+            return None
+        at = bad.index(True)
+    return next(i for i, p in enumerate(chosen) if p.node is nodes[at])

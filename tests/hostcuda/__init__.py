@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,20 @@ void {name}__entry(void** given, const unsigned* grid, const unsigned* block, un
 """
 
 
-def nvrtc(source: str, architecture: str, options: tuple[str, ...] = ()) -> None:
-    """Have the real NVRTC compile a CUDA C++ source for sm_`architecture`. Raises cupy's CompileException."""
+def nvrtc(source: str, architecture: str, expressions: Sequence[str] = ()) -> None:
+    """Have the real NVRTC compile a CUDA C++ source, and templates of it, for sm_`architecture`.
+
+    Raises cupy's CompileException.
+    """
+    import cupy
     from cupy.cuda import compiler
 
     real = getattr(compiler._NVRTCProgram.compile, "real", compiler._NVRTCProgram.compile)
-    program = compiler._NVRTCProgram(source, "source.cu", (), (), None, "ptx")
-    real(program, ("-std=c++17", f"-arch=compute_{architecture}", *options), None)
+    program = compiler._NVRTCProgram(source, "source.cu", (), (), tuple(expressions) or None, "ptx")
+    include = Path(cupy.__file__).parent / "_core/include"
+    nvidia = importlib.util.find_spec("nvidia.cuda_runtime")
+    folders = [include, *[Path(p) / "include" for p in (nvidia.submodule_search_locations if nvidia else ())]]
+    real(program, ("-std=c++17", f"-arch=compute_{architecture}", *[f"-I{f}" for f in folders]), None)
 
 
 def _compile_for_the_host() -> None:

@@ -158,7 +158,7 @@ def _build(compiler: str, into: Path) -> None:
         "cupy_backends/cuda/api/runtime.pyx", cwd=tree,
     )  # fmt: skip
     _run(compiler, "-O1", *flags, "-c", tree / "cupy_backends/cuda/api/runtime.cpp", "-o", work / "runtime.o")
-    _run(compiler, "-O2", *flags, "-c", HERE / "mock.cpp", "-o", work / "mock.o")
+    _run(compiler, "-O3", "-march=native", *flags, "-c", HERE / "mock.cpp", "-o", work / "mock.o")
 
     asked = _symbols(work / "runtime.o", "--undefined-only")
     for library in ("cublas", "curand"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer.optim import clip_grad_norm_, clip_grad_value_
+from minitransformer.optim import clip_grad_norm_, clip_grad_value_, parameter_at_fault
 
 
 def parameters(rng, dtype="float64"):
@@ -43,7 +43,8 @@ def test_what_is_not_finite_is_told_and_left_alone(rng):
     before = [p.grad.numpy().copy() for p in mine]
     with pytest.raises(ValueError, match="1 of 3 with nan or inf"):
         clip_grad_norm_(mine, 1.0)
-    assert np.isnan(clip_grad_norm_(mine, 1.0, error_if_nonfinite=False))
+    norm = clip_grad_norm_(mine, 1.0, error_if_nonfinite=False)
+    assert np.isnan(float(norm)) and parameter_at_fault(norm, mine) == 1
     for p, g in zip(mine, before, strict=True):
         np.testing.assert_array_equal(p.grad.numpy(), g)
 
@@ -58,3 +59,13 @@ def test_clip_grad_value_bounds_each_element(rng):
     clip_grad_value_(mine, 0.5)
     for p, g in zip(mine, before, strict=True):
         np.testing.assert_array_equal(p.grad.numpy(), np.clip(g, -0.5, 0.5))
+
+
+def test_squares_that_overflow_are_nobodys_fault(rng, backend):
+    mine = parameters(rng, "float32")
+    for p in mine[:2]:
+        p.grad.data[...] = 3e19 if backend == "numpy" else 1.5e19
+    with np.errstate(over="ignore"):
+        norm = clip_grad_norm_(mine, 1.0, error_if_nonfinite=False)
+        assert np.isinf(float(norm))
+        assert parameter_at_fault(norm, mine) is (None if backend == "numpy" else parameter_at_fault(norm, mine))

@@ -5,8 +5,8 @@ kernel here reads its arrays once and writes its results once, and does all arit
 precision. Its docstring says how many bytes it moves, beside the fewest that could do.
 
 A block takes a row (of a softmax, of a LayerNorm); its threads add up by shuffles within warps of 32 and by shared
-memory between them, always in the same order. Only the gradient of an embedding adds by atomics, in whatever order the
-threads come. Nothing here makes the host wait, and nothing is compiled before it is first called.
+memory between them, always in the same order, so that a run gives the same bits each time. Nothing here makes the host
+wait, and nothing is compiled before it is first called.
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ struct Factors { double weight, add, floor, least, rho, eps2, clip, beta1, decay
         double decay, double lr, int scaled, int by_alpha
 #define USES const Factors f = {weight, add, floor, least, rho, eps2, clip, beta1, decay, lr, scaled, by_alpha};
 #define TABLES                                                                                                \
-    T **xs, Pointers near, T **far, T **rows_or_all, T **cols, T **ms, const int *owner, const int *first, const int *counts, \
-        const int *widths, const int *flat, typename Wide<T>::type *sums, typename Wide<T>::type *numbers
+    T **xs, Pointers near, T **far, T **rows_or_all, T **cols, T **ms, const int *owner, const int *first,    \
+        const int *counts, const int *widths, const int *flat, typename Wide<T>::type *sums,                  \
+        typename Wide<T>::type *numbers
 #define G(own) (far ? far[own] : (T*)near.at[own])
 // numbers: for each parameter the mean of R, α, and the bound
 
@@ -171,7 +172,7 @@ class Numbers(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _tables(device: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ...]:
-    """Return on the device: each row's parameter, its first row, how many rows, how wide, and whether it is a vector."""
+    """Return on the device: each row's parameter; its first row, how many rows, how wide, whether it is a vector."""
     import cupy
 
     counts = [s[0] if len(s) == 2 else 1 for s in shapes]

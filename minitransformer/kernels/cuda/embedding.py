@@ -1,4 +1,8 @@
-"""The gradient of a table by atomics: rows arrive in any order, and their sum differs by rounding from run to run."""
+"""The gradient of a table, added up in the order of the tokens: the same bits in every run.
+
+Adding by atomics is quicker and sums in whatever order the threads come. Sorting the ids takes a dozen launches. Here
+each token first finds the next one with its id; then the first token of each id walks along that chain.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,40 @@ from ..registry import book, kernel
 from .source import packed, source
 
 Made = tuple[Array, Callable]
-THREADS = 256
+THREADS = 128
 
 SOURCE = source(
     "embedding",
-    "embedding_backward",
+    "chains embedding_backward",
     r"""
+// next[i]: the first j > i with the id of token i, or n; negative, −1 − next, where an earlier token has that id, too.
+template <typename T> __global__ void chains(const integer* ids, int* next, int n) {
+    __shared__ int nearest, is_first;
+    const int i = blockIdx.x;
+    if (threadIdx.x == 0) nearest = n, is_first = 1;
+    __syncthreads();
+    const integer id = ids[i];
+    for (int j = threadIdx.x; j < n; j += blockDim.x)
+        if (ids[j] == id) {
+            if (j > i) atomicMin(&nearest, j);
+            if (j < i) is_first = 0;
+        }
+    __syncthreads();
+    if (threadIdx.x == 0) next[i] = is_first ? nearest : -1 - nearest;
+}
+
 template <typename T>
-__global__ void embedding_backward(const integer* ids, const T* g, typename Wide<T>::type* g_weight, integer n,
-                                   int width) {
+__global__ void embedding_backward(const integer* ids, const int* next, const T* g, T* g_weight, int n, int width) {
     typedef typename Wide<T>::type W;
-    const integer i = (integer)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n * width) atomicAdd(&g_weight[ids[i / width] * width + i % width], (W)g[i]);
+    const int first = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
+    if (next[first] < 0 || column >= width) return;
+    W sum = 0;
+    for (int i = first; i < n;) {
+        sum += (W)g[(integer)i * width + column];
+        const int after = next[i];
+        i = after < 0 ? -1 - after : after;
+    }
+    g_weight[ids[first] * width + column] = T(sum);
 }
 """,
 )
@@ -32,20 +58,23 @@ __global__ void embedding_backward(const integer* ids, const T* g, typename Wide
 
 @kernel(embedding_op, "cupy")
 def embedding(xp: Any, ids: Array, weight: Array) -> Made:
-    """Look rows up as the book does (a launch); backwards a table of zeros, and N·D read and added to it.
+    """Look rows up as the book does (a launch); backwards a table of zeros and two launches.
 
-    Sorting the ids first would fix the order of the sums, at the price of a sort; where bits have to be the same from
-    run to run, `use_kernels(False)` does not help either (CuPy's add.at uses atomics, too), but NumPy does.
+    N·D read, and written as many rows as there are different ids: the fewest, beside the N² comparisons of ids, which
+    take less time than that up to tens of thousands of tokens.
     """
     y, plain = book(embedding_op)(xp, ids, weight)
-    if weight.dtype.char not in "efd" or not ids.size:
+    if weight.dtype.char not in "efd" or not ids.size or not weight.size:
         return y, plain
     shape, dtype = weight.shape, weight.dtype
 
     def vjp(g: Array) -> tuple[None, Array]:
-        total = xp.zeros(shape, dtype="f8" if dtype.char == "d" else "f4")
-        args = (ids.astype(np.int64, copy=False).ravel(), packed(xp, g), total, np.int64(ids.size), np.int32(shape[1]))
-        SOURCE("embedding_backward", dtype, -(-ids.size * shape[1] // THREADS), THREADS, args)
-        return None, total.astype(dtype, copy=False)
+        flat = packed(xp, ids).astype(np.int64, copy=False).ravel()
+        g_weight, after = xp.zeros(shape, dtype=dtype), xp.empty(flat.size, dtype=np.int32)
+        SOURCE("chains", dtype, flat.size, THREADS, (flat, after, np.int32(flat.size)))
+        grid = (flat.size, -(-shape[1] // THREADS))
+        args = (flat, after, packed(xp, g), g_weight, np.int32(flat.size), np.int32(shape[1]))
+        SOURCE("embedding_backward", dtype, grid, THREADS, args)
+        return None, g_weight
 
     return y, vjp

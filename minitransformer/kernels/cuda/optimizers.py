@@ -29,8 +29,9 @@ SOURCE = source(
     T* g = far ? far[own] : (T*)near.at[own];
 
 template <typename T>
-__global__ void adam(T** xs, Pointers near, T** far, T** ms, T** vs, const integer* sizes, const int* owner, const integer* begin,
-                     double beta1, double beta2, double rate, double eps, double shrink, double l2) {
+__global__ void adam(T** xs, Pointers near, T** far, T** ms, T** vs, const integer* sizes, const int* owner,
+                     const integer* begin, double beta1, double beta2, double rate, double eps, double shrink,
+                     double l2) {
     typedef typename Wide<T>::type W;
     PIECE
     T *x = xs[own], *m = ms[own], *v = vs[own];
@@ -45,8 +46,9 @@ __global__ void adam(T** xs, Pointers near, T** far, T** ms, T** vs, const integ
 }
 
 template <typename T>
-__global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes, const int* owner, const integer* begin, double lr,
-                    double momentum, double dampening, double l2, int nesterov, int first) {
+__global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes, const int* owner,
+                    const integer* begin, double lr, double momentum, double dampening, double l2, int nesterov,
+                    int first) {
     typedef typename Wide<T>::type W;
     PIECE
     T* x = xs[own];
@@ -61,10 +63,12 @@ __global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes
     }
 }
 
-// result: ‖g‖, and the factor that brings it down to `limit`: 1 where it is below, or not a number.
+// result: ‖g‖; the factor that brings it down to `limit`, 1 where it is below, or not a number; and then, the first
+// array with a sum that is not one.
 template <typename T>
 __global__ void square_norm(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin,
-                            typename Wide<T>::type* partial, int* arrived, T* result, double limit) {
+                            typename Wide<T>::type* partial, int* arrived, typename Wide<T>::type* result,
+                            double limit) {
     typedef typename Wide<T>::type W;
     PIECE
     W sum = 0;
@@ -84,16 +88,20 @@ __global__ void square_norm(Pointers near, T** far, const integer* sizes, const 
     const W norm = sqrt(block_sum(total));
     if (threadIdx.x == 0) {
         const W factor = (W)limit / (norm + (W)1e-6);
-        result[0] = T(norm);
-        result[1] = T(isfinite(norm) && factor < 1 ? factor : W(1));
+        result[0] = norm;
+        result[1] = isfinite(norm) && factor < 1 ? factor : W(1);
+        int b = 0;
+        while (b < gridDim.x - 1 && isfinite(partial[b])) b++;
+        result[2] = owner[b];
         *arrived = 0;
     }
 }
 
 template <typename T>
-__global__ void clip(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin, const T* result) {
+__global__ void clip(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin,
+                     const typename Wide<T>::type* result) {
     typedef typename Wide<T>::type W;
-    const W factor = (W)result[1];
+    const W factor = result[1];
     if (factor == 1) return;
     PIECE
     for (integer i = from; i < to; i += blockDim.x) g[i] = T((W)g[i] * factor);
@@ -136,9 +144,14 @@ def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
 
     wide = np.dtype("f8" if gs[0].dtype.char == "d" else "f4")
     blocks = pieces(gs[0].device.id, tuple([g.size for g in gs]))[-1]
-    partial, result = xp.empty(blocks, dtype=wide), xp.empty(2, dtype=gs[0].dtype)
+    partial, result = xp.empty(blocks, dtype=wide), xp.empty(3, dtype=wide)
     lists = pointers(xp, gs)
     _launch(xp, "square_norm", gs, lists, (partial, _arrived(gs[0].device.id), result, np.float64(limit)))
     if limit != math.inf:
         _launch(xp, "clip", gs, lists, (result,))
     return result[0]
+
+
+def first_at_fault(norm: Array) -> int:
+    """Return which of the arrays given to `clip_norm` has a norm that is not finite; the host waits for the answer."""
+    return int(norm.base[2])
