@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import sys
@@ -77,15 +78,16 @@ def run_train(arguments: argparse.Namespace) -> int:
     checkpoint.require_safetensors()
     if arguments.resume:
         folder = Path(arguments.resume)
-        if settings or arguments.out or arguments.task:
+        if set(settings) - {"backend"} or arguments.out or arguments.task:
             raise ValueError(
-                "--resume goes on with the run as it was set; got other options too; give --resume RUN alone"
+                "--resume goes on with the run as it was set; got other options too; "
+                "give --resume RUN alone, or with --backend"
             )
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"--resume takes the folder of a run; {folder} has no config.json; write --resume runs/reversal-001"
             )
-        config = tasks.read_config(folder)
+        config = dataclasses.replace(tasks.read_config(folder), **settings)
     else:
         config = tasks.make_config(arguments.task or "reversal", settings)
     backend.set_backend(config.backend)

@@ -226,7 +226,8 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
     Raises Stopped after Ctrl-C, FloatingPointError (with parameter and step) when a gradient is not finite.
     """
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
-    start, seconds, last_loss = 0, 0.0, float("nan")
+    start, seconds = 0, 0.0
+    last_loss: float | None = None  # none has been read yet
     if resume:
         arrays, moments, state = checkpoint.load_checkpoint(folder / "checkpoint")
         model.load_state_dict(arrays)
