@@ -70,11 +70,31 @@ def _show(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Train a task from the start, or go on with a run, and write its result and figures."""
-    from . import backend, checkpoint, tasks
-    from .train import Stopped
+    """Train a task from the start, or go on with a run, and write its result and figures; on all ranks of mpiexec."""
+    from . import distributed
 
-    settings = _settings(arguments)
+    ranks = distributed.ranks()
+    if ranks is None:
+        config, task, folder = _prepare(arguments)
+        folder = folder or _new_run(config.task, arguments.out)
+        return _train(arguments, config, task, folder, None)
+    try:
+        config, task, old = ranks.together(lambda: _prepare(arguments))
+        made = ranks.together(lambda: str(old or _new_run(config.task, arguments.out)) if ranks.rank == 0 else "")
+    except distributed.Elsewhere:
+        return EXIT_BAD_INPUT
+    folder = Path(ranks.told(made))
+    try:
+        return _train(arguments, config, task, folder, ranks)
+    except Exception as error:  # the others wait for this rank: end them, too
+        ranks.fail(" ".join(str(error).split()) or type(error).__name__, EXIT_BAD_INPUT)
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[Any, Any, Path | None]:
+    """Return the config, the task and, of a run to be resumed, its folder; nothing is written before all is checked."""
+    from . import backend, checkpoint, tasks
+
+    settings, folder = _settings(arguments), None
     checkpoint.require_safetensors()
     if arguments.resume:
         folder = Path(arguments.resume)
@@ -91,13 +111,19 @@ def run_train(arguments: argparse.Namespace) -> int:
     else:
         config = tasks.make_config(arguments.task or "reversal", settings)
     backend.set_backend(config.backend)
-    task = tasks.make_task(config)  # reads and checks all data, before anything is written
-    if not arguments.resume:
-        folder = _new_run(config.task, arguments.out)
+    return config, tasks.make_task(config), folder
+
+
+def _train(arguments: argparse.Namespace, config: Any, task: Any, folder: Path, ranks: Any) -> int:
+    """Train, and show the result; on several ranks one speaks."""
+    from .train import Stopped
+
+    writes = ranks is None or ranks.rank == 0
     try:
-        result = _train_in(folder, task, config, quiet=arguments.json)
+        result = _train_in(folder, task, config, arguments.json, ranks)
     except Stopped as stopped:
-        print(f"{stopped}; go on with: minitransformer train --resume {folder}", file=sys.stderr)
+        if writes:
+            print(f"{stopped}; go on with: minitransformer train --resume {folder}", file=sys.stderr)
         return EXIT_STOPPED
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -106,11 +132,12 @@ def run_train(arguments: argparse.Namespace) -> int:
             f"a run needs room on the disk; {folder} is full (the last whole checkpoint is kept); "
             f"free some, then minitransformer train --resume {folder}"
         ) from error
-    _show(result, arguments.json, _summary(result, folder))
+    if writes:
+        _show(result, arguments.json, _summary(result, folder))
     return 0
 
 
-def _train_in(folder: Path, task: Any, config: Any, quiet: bool) -> dict[str, Any]:
+def _train_in(folder: Path, task: Any, config: Any, quiet: bool, ranks: Any = None) -> dict[str, Any]:
     """Train from the newest checkpoint in a folder, or from the start, and write all that a run leaves behind."""
     from . import checkpoint, draw
     from .train import train
@@ -120,10 +147,15 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool) -> dict[str, An
         raise ValueError(
             f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run"
         )
-    checkpoint.write_json(folder / "config.json", config.to_dict())
-    checkpoint.write_json(vocabulary, task.vocabulary())
+    if ranks is None or ranks.rank == 0:
+        checkpoint.write_json(folder / "config.json", config.to_dict())
+        checkpoint.write_json(vocabulary, task.vocabulary())
     begun = bool(checkpoint.checkpoints(folder / "checkpoint"))  # without one a run begins again, to the same result
-    result = train(task, config, folder, resume=begun, quiet=quiet)
+    if ranks is not None:
+        begun = ranks.told(begun)
+    result = train(task, config, folder, resume=begun, quiet=quiet, ranks=ranks)
+    if not result:  # another rank writes
+        return result
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [line["step"] for line in log], [line["loss"] for line in log]
     checked = [line for line in log if "validation_loss" in line]

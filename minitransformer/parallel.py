@@ -246,6 +246,10 @@ class Workers:
         value, tokens, reached = self._part(worker, arrays, header["first"])
         return {"loss": value, "tokens": tokens, "reached": reached}
 
+    def agree(self, flag: bool) -> bool:
+        """Return the flag: there is but one process that decides (see `distributed.DataParallel.agree`)."""
+        return flag
+
     # -- the end --------------------------------------------------------------------------------------------
     def close(self) -> None:
         """End the workers and give matrix products their threads back; the parameters stay where they are."""

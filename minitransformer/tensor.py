@@ -424,18 +424,23 @@ def _seed_gradient(output: Tensor, gradient: Any) -> Array:
 
 
 def _propagate(
-    root: Node, g: Any, keep_graph: bool, oldest: int = 0, replay: bool = False
+    root: Node, g: Any, keep_graph: bool, oldest: int = 0, replay: bool = False, leaves_when_ready: bool = False
 ) -> Iterator[tuple[Node, Any, bool]]:
     """Walk from `root` to its leaves, youngest node first; yield (node, gradient, is the gradient ours to keep?).
 
     Nodes older than `oldest` cannot have come from what is asked for, and are left alone. With `replay`, gradients
     are Tensors, and each op's body runs again on the Tensors it was given, so that the walk itself is recorded.
+    Leaves are the oldest of all and come last, unless leaves_when_ready: then each comes as soon as nothing more is
+    to be added to its gradient.
     """
+    to_come = _uses_of_leaves(root) if leaves_when_ready else None
     pending = {root: g}
     owned: set[Node] = set()  # nodes whose pending gradient is an array that nobody else holds
     heap = [(-root.birth, root)]
     while heap:
         _, node = heapq.heappop(heap)
+        if node not in pending:  # a leaf that was ready before its turn
+            continue
         g = pending.pop(node)
         if node.retains:
             yield node, g, node in owned
@@ -444,6 +449,8 @@ def _propagate(
             continue
         made = _parent_gradients(node, g, replay)
         for parent, g_parent in zip(node.parents, made, strict=True):
+            if to_come is not None and parent in to_come:
+                to_come[parent] -= 1
             if parent is None or g_parent is None or parent.birth < oldest:
                 continue
             if g_parent.shape != parent.shape:
@@ -461,8 +468,29 @@ def _propagate(
                 pending[parent] = pending[parent] + g_parent
                 if not replay:
                     owned.add(parent)
+        if to_come is not None:
+            for parent in set(node.parents):
+                if parent in to_come and not to_come[parent] and parent in pending:
+                    yield parent, pending.pop(parent), parent in owned
+                    to_come[parent] = -1  # it has been handed out
         if not keep_graph:
             node.vjp, node.parents, node.replay = _used, (), None
+
+
+def _uses_of_leaves(root: Node) -> dict[Node, int]:
+    """Return how many gradients each leaf below a node gets."""
+    uses: dict[Node, int] = {}
+    seen, todo = {root}, [root]
+    while todo:
+        for parent in todo.pop().parents:
+            if parent is None:
+                continue
+            if parent.op == "leaf":
+                uses[parent] = uses.get(parent, 0) + 1
+            elif parent not in seen:
+                seen.add(parent)
+                todo.append(parent)
+    return uses
 
 
 def _is_new(gradient: Array, g: Array, made: Sequence[Any]) -> bool:

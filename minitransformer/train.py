@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import backend, checkpoint, optim
+from .distributed import DataParallel, Ranks
 from .models.config import Config
 from .nn import Module
 from .parallel import Workers, default_workers
@@ -199,6 +200,21 @@ class Log:
         self.file.close()
 
 
+class Silence:
+    """Stands in for the log on the ranks that do not write."""
+
+    def write(self, **figures: Any) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _split(model: Module, loss: Any, workers: int, ranks: Ranks | None) -> Workers | DataParallel:
+    """Return what splits a batch: ranks where mpiexec has started some, else workers."""
+    return Workers(model, loss, workers) if ranks is None else DataParallel(model, loss, ranks)
+
+
 def _flat(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split an optimizer's state into arrays named "index.name" and the rest, for JSON."""
     arrays, rest = {}, []
@@ -218,12 +234,16 @@ def _unflat(arrays: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "state": entries}
 
 
-def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+def train(
+    task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False, ranks: Ranks | None = None
+) -> dict[str, Any]:
     """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps and seconds.
 
     Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
     the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
-    Raises Stopped after Ctrl-C, FloatingPointError (with parameter and step) when a gradient is not finite.
+    With `ranks` all of them call this, each takes a part of every batch, and rank 0 alone writes and measures; the
+    others get {} back. Raises Stopped after Ctrl-C, FloatingPointError (with parameter and step) when a gradient is not
+    finite.
     """
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
     start, seconds = 0, 0.0
@@ -234,17 +254,19 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
         optimizer.load_state_dict(_unflat(moments, state["optimizer"]))
         start, seconds, last_loss = state["step"], state["seconds"], state["loss"]
     began = time.perf_counter() - seconds
+    writes = ranks is None or ranks.rank == 0
 
     def write_checkpoint(step: int) -> None:
         moments, rest = _flat(optimizer.state_dict())
         state = {"optimizer": rest, "seconds": time.perf_counter() - began, "loss": last_loss}
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
-    log, progress = Log(folder / "metrics.jsonl", start), Progress(config.steps, quiet)
+    log = Log(folder / "metrics.jsonl", start) if writes else Silence()
+    progress = Progress(config.steps, quiet or not writes)
     gradients = _Gradients(model, config.clip_norm)
     counted, since = 0, time.perf_counter()
     try:
-        with Workers(model, task.loss, config.workers) as workers, _stop_signals() as stop:
+        with _split(model, task.loss, config.workers, ranks) as workers, _stop_signals() as stop:
             model.train()
             for step in range(start + 1, config.steps + 1):
                 backend.manual_seed((config.seed, step))
@@ -253,24 +275,28 @@ def train(task: Task, config: TrainConfig, folder: Path, resume: bool = False, q
                 optimizer.lr = schedule(step)
                 optimizer.step()
                 counted += tokens
+                stopping = workers.agree(stop.is_set())
                 validation = step % config.validate_every == 0 or step == config.steps
-                if validation or step % config.log_every == 0 or stop.is_set():
+                if validation or step % config.log_every == 0 or stopping:
                     last_loss, now = loss.item(), time.perf_counter()
                     speed = counted / max(now - since, 1e-9)
                     figures = {"loss": last_loss, "lr": optimizer.lr, "grad_norm": gradients.read()}
-                    if validation:
+                    if validation and writes:
                         figures["validation_loss"] = _validation_loss(task)
                     log.write(step=step, **figures, tokens_per_second=round(speed))
                     progress.show(step, last_loss, speed, (now - since) / (step - start) * (config.steps - step))
-                if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
+                if step % config.checkpoint_every == 0 or step == config.steps or stopping:
                     gradients.read()
-                    write_checkpoint(step)
-                if stop.is_set() and step < config.steps:
+                    if writes:
+                        write_checkpoint(step)
+                if stopping and step < config.steps:
                     raise Stopped(f"stopped after step {step} of {config.steps}; the checkpoint is written")
     finally:
         progress.close()
         log.close()
     model.eval()
+    if not writes:
+        return {}
     with no_grad():
         figures = task.evaluate()
     return {**figures, "loss": last_loss, "steps": config.steps, "seconds": round(time.perf_counter() - began, 2)}

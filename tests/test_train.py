@@ -43,7 +43,9 @@ def run(folder, resume=False, **settings):
 def test_a_checkpoint_before_the_first_line_of_the_log(tmp_path):
     """No loss has been read then; none is made up."""
     run(tmp_path, steps=3, checkpoint_every=1, log_every=100)
-    states = [json.loads((step / "state.json").read_text()) for step in sorted((tmp_path / "checkpoint").glob("step-*"))]
+    states = [
+        json.loads((step / "state.json").read_text()) for step in sorted((tmp_path / "checkpoint").glob("step-*"))
+    ]
     assert states[0]["loss"] is None and states[-1]["loss"] > 0
 
 
