@@ -5,6 +5,7 @@ from . import ops as functional
 from .backend import get_backend, manual_seed, set_backend, use_backend
 from .checkpoint import load, save
 from .gradcheck import gradcheck
+from .ops.precision import autocast
 from .parallel import Workers
 from .tensor import (
     PRIMITIVES,
@@ -22,7 +23,8 @@ from .tensor import (
 
 __version__ = "0.1.0"
 __all__ = [
-    "PRIMITIVES", "Parameter", "Tensor", "Workers", "data", "enable_grad", "functional", "get_backend", "grad",
+    "PRIMITIVES", "Parameter", "Tensor", "Workers", "autocast", "data", "enable_grad", "functional", "get_backend",
+    "grad",
     "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive",
     "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,12 @@ def run_train(arguments: argparse.Namespace) -> int:
     try:
         return _train(arguments, config, task, folder, ranks)
     except Exception as error:  # the others wait for this rank: end them, too
-        ranks.fail(" ".join(str(error).split()) or type(error).__name__, EXIT_BAD_INPUT)
+        if ranks.rank:
+            time.sleep(1.0)  # what has happened on all ranks is said by the first
+        where = f"rank {ranks.rank} of {ranks.size}: " if ranks.rank else ""
+        print(f"minitransformer: {where}{' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        sys.stderr.flush()
+        ranks.abort(EXIT_BAD_INPUT)
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[Any, Any, Path | None]:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -22,6 +20,7 @@ import numpy as np
 
 from . import backend
 from .kernels.blas import limit_blas_threads
+from .kernels.cuda.nccl import NcclCommunicator
 from .kernels.memory import keep_freed_memory
 from .nn import Module
 from .parallel import Loss, _collector_paused, cores
@@ -75,33 +74,6 @@ class MpiCommunicator:
         return int(self.comm.Split_type(self.mpi.COMM_TYPE_SHARED).Get_size())
 
 
-class NcclCommunicator:
-    """Sums between GPUs by NCCL (cupyx.distributed), on a stream beside that of the backward pass."""
-
-    def __init__(self, mpi: MpiCommunicator):
-        import cupy
-        from cupyx.distributed import init_process_group
-
-        self.cupy, self.rank, self.size = cupy, mpi.rank, mpi.size
-        cupy.cuda.Device(mpi.rank % cupy.cuda.runtime.getDeviceCount()).use()
-        self.group = init_process_group(mpi.size, mpi.rank, use_mpi=True)
-        self.stream = cupy.cuda.Stream(non_blocking=True)
-
-    def start_sum(self, array: Any) -> Callable[[], bool]:
-        """Begin a sum in place once what was asked for before is done; nobody waits here."""
-        self.stream.wait_event(self.cupy.cuda.get_current_stream().record())
-        self.group.all_reduce(array, array, stream=self.stream)
-        return lambda: bool(self.stream.done)
-
-    def finish(self) -> None:
-        """Let the stream of the model wait for the sums; the host goes on."""
-        self.cupy.cuda.get_current_stream().wait_event(self.stream.record())
-
-    def broadcast(self, array: Any) -> None:
-        """Send rank 0's array to all."""
-        self.group.broadcast(array, root=0)
-
-
 class Elsewhere(Exception):
     """Another rank has failed, and says why."""
 
@@ -149,18 +121,14 @@ class Ranks:
             raise error
         raise Elsewhere(f"rank {int(failed.argmax())} has failed")
 
-    def fail(self, message: str, status: int) -> NoReturn:
-        """End all ranks. Rank 0 speaks first; another is heard only where rank 0 has nothing to say."""
-        if self.rank:
-            time.sleep(1.0)
-        where = f"rank {self.rank} of {self.size}: " if self.rank else ""
-        print(f"minitransformer: {where}{message}", file=sys.stderr, flush=True)
+    def abort(self, status: int) -> NoReturn:
+        """End all ranks at once, where one cannot go on and the others would wait for it."""
         self.mpi.comm.Abort(status)
         raise SystemExit(status)
 
     def communicator(self, on: str) -> Communicator:
         """Return what sums arrays of a backend."""
-        return self.mpi if on == "numpy" else NcclCommunicator(self.mpi)
+        return self.mpi if on == "numpy" else NcclCommunicator(self.rank, self.size)
 
 
 def ranks() -> Ranks | None:
@@ -201,6 +169,7 @@ class DataParallel:
         for p in model.parameters():
             self.communicator.broadcast(p.data)
         self._expected = {p.node for p in self.parameters}  # what the last step has reached; at first, all
+        self.scale = 1.0  # of the loss; gradients come multiplied by it
         self.early = 0  # buckets that set off before the last backward pass had ended
         self._make_buckets(bucket_bytes)
 
@@ -241,7 +210,7 @@ class DataParallel:
                 loss, tokens = self.loss(*[a[first:end] for a in arrays])
                 if loss.node is not None and tokens:
                     value = loss.data * tokens
-                    seed = loss.data * 0 + tokens
+                    seed = loss.data * 0 + tokens * self.scale
                     for node, g, _ in _propagate(loss.node, seed, keep_graph=False, leaves_when_ready=True):
                         if node in self._place:
                             progress.take(node, g)

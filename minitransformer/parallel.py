@@ -79,6 +79,7 @@ class Workers:
         self._stack = contextlib.ExitStack()
         self._pipes: list[Any] = []
         self.children: list[int] = []
+        self.scale = 1.0  # of the loss; gradients come multiplied by it
         if on_host:
             keep_freed_memory()
         if self.count > 1:
@@ -132,7 +133,7 @@ class Workers:
             self.model.zero_grad()
             with _collector_paused():
                 value, tokens = self.loss(*arrays)
-                value.backward()
+                value.backward(value.data * 0 + self.scale if self.scale != 1 else None)
             return value.data, tokens
         arrays = tuple(np.ascontiguousarray(a) for a in arrays)
         rows = len(arrays[0])
@@ -160,7 +161,7 @@ class Workers:
             return 0.0, 0, []
         slots = {p.node: (i, self._slots[i][worker]) for i, p in enumerate(self.parameters)}
         reached = []
-        seed = np.full(value.shape, tokens, dtype=value.dtype)
+        seed = np.full(value.shape, tokens * self.scale, dtype=value.dtype)
         for node, g, _ in _propagate(value.node, seed, keep_graph=False):
             if node in slots:
                 i, slot = slots[node]
@@ -193,7 +194,7 @@ class Workers:
         """Send a part of the batch: a line of JSON that says what comes, then the bytes of each array."""
         parts = [a[first:end] for a in arrays]
         header = {
-            "first": first, "training": self.model.training, "random": state,
+            "first": first, "scale": self.scale, "training": self.model.training, "random": state,
             "arrays": [[a.dtype.str, list(a.shape)] for a in parts],
         }  # fmt: skip
         with contextlib.suppress(BrokenPipeError):  # it has died; `_receive` says so
@@ -241,6 +242,7 @@ class Workers:
         if self.model.training != header["training"]:
             self.model.train(header["training"])
         backend.set_random_state(*header["random"])
+        self.scale = header["scale"]
         described = zip(raw, header["arrays"], strict=True)
         arrays = [np.frombuffer(data, dtype).reshape(shape) for data, (dtype, shape) in described]
         value, tokens, reached = self._part(worker, arrays, header["first"])

@@ -24,6 +24,7 @@ from . import backend, checkpoint, optim
 from .distributed import DataParallel, Ranks
 from .models.config import Config
 from .nn import Module
+from .ops.precision import autocast
 from .parallel import Workers, default_workers
 from .tensor import Tensor, no_grad
 
@@ -64,6 +65,7 @@ class TrainConfig(Config):
     log_every: int = 25
     checkpoint_every: int = 250
     validate_every: int = 250
+    precision: str = "float32"  # of products: float32, tf32 (on a GPU) or float16 (with a scaled loss)
     workers: int = 0  # processes that share a step; 0: as many as there are cores (written down when the run begins)
 
     def __post_init__(self) -> None:
@@ -82,13 +84,15 @@ class TrainConfig(Config):
                 raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
         choices = {
             "optimizer": ("adamw", "adam", "sgd", "adafactor"), "schedule": ("cosine", "noam", "constant"),
-            "tokens": ("char", "bpe"), "backend": backend.BACKENDS,
+            "tokens": ("char", "bpe"), "backend": backend.BACKENDS, "precision": ("float32", "tf32", "float16"),
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
                 )
+        if self.precision == "tf32" and self.backend == "numpy":
+            raise ValueError("precision=tf32 is for a GPU; got backend=numpy; write precision=float32")
 
 
 class Task(Protocol):
@@ -210,6 +214,16 @@ class Silence:
         """Do nothing."""
 
 
+def _in_half(loss: Callable) -> Callable:
+    """Return the loss with its products in half precision."""
+
+    def compute(*arrays: Any) -> tuple[Tensor, int]:
+        with autocast():
+            return loss(*arrays)  # type: ignore[no-any-return]
+
+    return compute
+
+
 def _split(model: Module, loss: Any, workers: int, ranks: Ranks | None) -> Workers | DataParallel:
     """Return what splits a batch: ranks where mpiexec has started some, else workers."""
     return Workers(model, loss, workers) if ranks is None else DataParallel(model, loss, ranks)
@@ -248,17 +262,24 @@ def train(
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
     start, seconds = 0, 0.0
     last_loss: float | None = None  # none has been read yet
+    scaler = optim.GradScaler() if config.precision == "float16" else None
     if resume:
         arrays, moments, state = checkpoint.load_checkpoint(folder / "checkpoint")
         model.load_state_dict(arrays)
         optimizer.load_state_dict(_unflat(moments, state["optimizer"]))
         start, seconds, last_loss = state["step"], state["seconds"], state["loss"]
+        if scaler:
+            scaler.load_state_dict(state["scaler"])
+    if config.backend == "cupy":
+        backend.allow_tf32(config.precision == "tf32")
     began = time.perf_counter() - seconds
     writes = ranks is None or ranks.rank == 0
 
     def write_checkpoint(step: int) -> None:
         moments, rest = _flat(optimizer.state_dict())
         state = {"optimizer": rest, "seconds": time.perf_counter() - began, "loss": last_loss}
+        if scaler:
+            state["scaler"] = scaler.state_dict()
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
     log = Log(folder / "metrics.jsonl", start) if writes else Silence()
@@ -266,14 +287,18 @@ def train(
     gradients = _Gradients(model, config.clip_norm)
     counted, since = 0, time.perf_counter()
     try:
-        with _split(model, task.loss, config.workers, ranks) as workers, _stop_signals() as stop:
+        loss_of = _in_half(task.loss) if scaler else task.loss
+        with _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
             model.train()
             for step in range(start + 1, config.steps + 1):
                 backend.manual_seed((config.seed, step))
+                if scaler:
+                    workers.scale = scaler.scale
                 loss, tokens = workers.backward(*task.batch(step))
-                gradients.clip(step)
                 optimizer.lr = schedule(step)
-                optimizer.step()
+                if scaler is None or scaler.unscale_(model.parameters()):
+                    gradients.clip(step)
+                    optimizer.step()
                 counted += tokens
                 stopping = workers.agree(stop.is_set())
                 validation = step % config.validate_every == 0 or step == config.steps

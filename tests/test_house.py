@@ -32,6 +32,7 @@ LARGE = {
     "tensor.py": "the engine is read in one piece",
     "draw.py": "layout, checks and saving of three kinds of figure",
     "gradcases.py": "a table",
+    "distributed.py": "what ranks agree on, and the sum they make of their gradients",
     "tasks.py": "four tasks beside one another",
     "cli.py": "every sub-command and its help",
     "data/tokenizer.py": "three tokenizers beside one another",

@@ -50,12 +50,13 @@ from .shape import broadcast_to, concatenate, reshape, stack, swapaxes, transpos
 from .softmax import cross_entropy, log_softmax, softmax
 
 __all__ = [
-    "abs", "add", "attention_weights", "broadcast_to", "causal_mask", "clip", "concatenate", "cos", "cross_entropy",
-    "divide", "dropout", "dropout_add", "einsum", "embedding", "erf", "exp", "gelu", "getitem", "join_heads",
-    "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
-    "negative", "power", "reciprocal", "relu", "reshape", "rms_norm", "scale", "scaled_dot_product_attention",
-    "scatter_add", "shift", "sigmoid", "sign", "silu", "sin", "softmax", "split_heads", "sqrt", "stack", "subtract",
-    "sum", "sum_to", "swapaxes", "take_along_axis", "tanh", "transpose", "where",
+    "abs", "add", "attention_weights", "broadcast_to", "causal_mask", "clip", "concatenate", "cos",
+    "cross_entropy", "divide", "dropout", "dropout_add", "einsum", "embedding", "erf", "exp", "gelu", "getitem",
+    "join_heads", "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum",
+    "multiply", "negative", "power", "reciprocal", "relu", "reshape", "rms_norm", "scale",
+    "scaled_dot_product_attention", "scatter_add", "shift", "sigmoid", "sign", "silu", "sin", "softmax",
+    "split_heads", "sqrt", "stack", "subtract", "sum", "sum_to", "swapaxes", "take_along_axis", "tanh", "transpose",
+    "where",
 ]  # fmt: skip
 
 # Functions that a body calls through `xp`, and that are more than one primitive.

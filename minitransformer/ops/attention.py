@@ -10,6 +10,7 @@ from ..backend import Array, namespace
 from ..tensor import as_array, primitive
 from .dropout import dropout_mask
 from .elementwise import sum_to
+from .precision import lowered
 from .softmax import softmax
 
 Made = tuple[Array, Callable]
@@ -114,6 +115,7 @@ def scaled_dot_product_attention(
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
         raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
+    q, k, v = lowered(q, k, v)
     mask, kept = _boolean(mask), None
     if dropout_p:
         shape = (*q.shape[:-1], k.shape[-2])

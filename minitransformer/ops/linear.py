@@ -8,6 +8,7 @@ from typing import Any
 from ..backend import Array
 from ..tensor import primitive
 from .elementwise import sum_to
+from .precision import lowered
 
 Made = tuple[Array, Callable]
 
@@ -33,6 +34,7 @@ def matmul(a: Any, b: Any) -> Any:
         raise ValueError(
             f"matmul needs (..., N, M) and (..., M, P); got {a.shape} and {b.shape}; transpose one of them"
         )
+    a, b = lowered(a, b)
     y = _matmul(a.reshape(1, -1) if a.ndim == 1 else a, b.reshape(-1, 1) if b.ndim == 1 else b)
     if a.ndim == 1:
         y = y.reshape(*y.shape[:-2], y.shape[-1])
@@ -70,7 +72,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     ):
         came = f"x {x.shape}, weight {weight.shape}" + ("" if bias is None else f", bias {bias.shape}")
         raise ValueError(f"linear needs x (..., D), weight (F, D), bias (F,); got {came}; weight is (out, in)")
-    return _linear(x, weight, bias)
+    return _linear(*lowered(x, weight, bias))
 
 
 @primitive

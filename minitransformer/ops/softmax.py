@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backend import Array, backend_of, namespace
 from ..tensor import as_array, primitive
+from .precision import raised
 
 Made = tuple[Array, Callable]
 
@@ -89,7 +90,7 @@ def cross_entropy(
     are the last axis here, the second in PyTorch. Raises ValueError for shapes, settings or classes out of range.
     Label smoothing: Szegedy et al. 2016, arXiv:1512.00567.
     """
-    data = as_array(target)
+    data, logits = as_array(target), raised(logits)
     classes, soft = logits.shape[-1], data.dtype.kind == "f"
     if data.shape != (logits.shape if soft else logits.shape[:-1]):
         raise ValueError(

@@ -2,12 +2,13 @@
 
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
-from .clipping import clip_grad_norm_, clip_grad_value_, parameter_at_fault
+from .clipping import clip_grad_norm_, clip_grad_value_, parameter_at_fault, scale_gradients_
 from .optimizer import Optimizer
+from .scaling import GradScaler
 from .schedules import Constant, Noam, WarmupCosine
 from .sgd import SGD
 
 __all__ = [
-    "SGD", "Adafactor", "Adam", "AdamW", "Constant", "Noam", "Optimizer", "WarmupCosine", "clip_grad_norm_",
-    "clip_grad_value_", "parameter_at_fault",
+    "Adafactor", "Adam", "AdamW", "Constant", "GradScaler", "Noam", "Optimizer", "SGD", "WarmupCosine",
+    "clip_grad_norm_", "clip_grad_value_", "parameter_at_fault", "scale_gradients_",
 ]  # fmt: skip

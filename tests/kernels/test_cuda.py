@@ -32,7 +32,7 @@ def small(name):
     return dataclasses.replace(configs.CONFIGS[name], batch=2, length=8, d_model=32, heads=2)
 
 
-def one_step(name, optimizer, kernels=True, steps=3):
+def one_step(name, optimizer, kernels=True, steps=8):
     """Return what the last of some steps of a model costs: counts, and kernels by name."""
     c = small(name)
     with mt.use_kernels(kernels):
@@ -41,7 +41,7 @@ def one_step(name, optimizer, kernels=True, steps=3):
         with Workers(model, configs.loss(model), 1) as workers:
             for i in range(steps):
                 hostcuda.reset()
-                loss, _ = workers.backward(*library.send(*batches[i]))
+                loss, _ = workers.backward(*library.send(*batches[i % len(batches)]))
                 norm = optim.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=False)
                 chosen.step()
             counts, names = hostcuda.counts(), hostcuda.kernels()

@@ -116,12 +116,15 @@ def attention(
     plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
     if plain or q.dtype.char not in "efd" or not (q.size and k.size and v.size) or (mask is not None and mask.ndim > 4):
         return book(_attention)(xp, q, k, v, mask, kept, scale=scale, causal=causal)
+    inner = scale
+    if q.dtype.char == "e":  # unscaled scores could leave half precision
+        q, inner = q * scale, 1.0
     p = xp.empty((*q.shape[:3], k.shape[2]), dtype=q.dtype)
     mixed = p if kept is None else xp.empty_like(p)
     y = _room(xp, xp.broadcast_to(v[:, :, :1], (*q.shape[:3], v.shape[-1])))
     of_q, of_k, of_v, of_p, of_mixed, of_y = stacks(xp, q, k, v, p, mixed, y)
     products(xp, of_q, of_k.turned, of_p)
-    softmax_rows(p, p, mask, causal, scale, None if kept is None else mixed, kept)
+    softmax_rows(p, p, mask, causal, inner, None if kept is None else mixed, kept)
     products(xp, of_mixed, of_v, of_y)
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
@@ -129,9 +132,11 @@ def attention(
         of_g, of_g_q, of_g_k, of_g_v, of_g_p = stacks(xp, g, g_q, g_k, g_v, g_p)
         products(xp, of_mixed.turned, of_g, of_g_v)
         products(xp, of_g, of_v.turned, of_g_p)
-        softmax_rows_backward(p, g_p, g_p, scale, kept)
+        softmax_rows_backward(p, g_p, g_p, inner, kept)
         products(xp, of_g_p, of_k, of_g_q)
         products(xp, of_g_p.turned, of_q, of_g_k)
+        if inner != scale:
+            g_q *= scale
         return g_q, g_k, g_v, None, None
 
     return y, vjp

@@ -152,6 +152,12 @@ def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
     return result[0]
 
 
+def multiply(xp: Any, gs: Arrays, factor: float) -> None:
+    """Multiply all arrays by a number, in one launch."""
+    result = xp.full(3, factor, dtype="f8" if gs[0].dtype.char == "d" else "f4")
+    _launch(xp, "clip", gs, pointers(xp, gs), (result,))
+
+
 def first_at_fault(norm: Array) -> int:
     """Return which of the arrays given to `clip_norm` has a norm that is not finite; the host waits for the answer."""
     return int(norm.base[2])

@@ -1,0 +1,54 @@
+"""Mixed precision: products in half the bits, everything that adds up or normalises in float32.
+
+Half precision has 11 significant bits and ends at 65,504. A product of matrices bears that, and a GPU does it several
+times faster; sums over rows, softmax, LayerNorm, the loss and the weights themselves do not, and stay in float32.
+Small gradients would become zero, so the loss is multiplied by a large number first (`optim.GradScaler`).
+Micikevicius et al. 2017, arXiv:1710.03740.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+HALF, SINGLE = "e", "f"  # the characters by which arrays name the two types
+
+
+class _Products(threading.local):
+    """In which type products are made, for each thread on its own."""
+
+    dtype: str | None = None
+
+
+_products = _Products()
+
+
+@contextlib.contextmanager
+def autocast(enabled: bool = True) -> Iterator[None]:
+    """Make products of float32 matrices in half precision inside a `with` block; float64 is left alone.
+
+    What `linear`, `matmul` and attention give is then half, too; `cross_entropy` turns its logits back.
+    """
+    before, _products.dtype = _products.dtype, HALF if enabled else None
+    try:
+        yield
+    finally:
+        _products.dtype = before
+
+
+def lowered(*values: Any) -> tuple[Any, ...]:
+    """Return what a product is made of: in half precision inside `autocast`, else as it is."""
+    if _products.dtype is None:
+        return values
+    return tuple([_as(v, HALF) if v is not None and v.dtype.char == SINGLE else v for v in values])
+
+
+def raised(value: Any) -> Any:
+    """Return what is to be added up: inside `autocast`, half precision as float32."""
+    return _as(value, SINGLE) if _products.dtype is not None and value.dtype.char == HALF else value
+
+
+def _as(value: Any, dtype: str) -> Any:
+    return value.to(dtype) if hasattr(value, "node") else value.astype(dtype)
