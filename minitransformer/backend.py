@@ -16,6 +16,7 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the two have no common type to name
 BACKENDS = ("numpy", "cupy")
+CUBLAS_TF32 = 3  # cuBLAS's number for its math mode with TensorFloat-32
 
 _cupy: ModuleType | None = None
 _current = "numpy"
@@ -124,7 +125,7 @@ def allow_tf32(on: bool = True) -> None:
 
     kind = products.COMPUTE_TYPE_TF32 if on else products.COMPUTE_TYPE_DEFAULT
     products.set_compute_type(np.float32, kind)
-    cublas.setMathMode(device.get_cublas_handle(), cublas.CUBLAS_TF32_TENSOR_OP_MATH if on else 0)
+    cublas.setMathMode(device.get_cublas_handle(), CUBLAS_TF32 if on else 0)
 
 
 def send(*arrays: np.ndarray) -> list[Array]:

@@ -23,7 +23,7 @@ from .kernels.blas import limit_blas_threads
 from .kernels.cuda.nccl import NcclCommunicator
 from .kernels.memory import keep_freed_memory
 from .nn import Module
-from .parallel import Loss, _collector_paused, cores
+from .parallel import Loss, _collector_paused, _may_overflow, cores
 from .tensor import _propagate
 
 BUCKET_BYTES = 1 << 20  # of gradients that travel together: enough to pay for the trip, few enough to set off early
@@ -206,7 +206,7 @@ class DataParallel:
         value: Any = 0.0
         tokens = 0
         if end > first:
-            with _collector_paused(), backend.drawing_for_rows(first, end - first):
+            with _collector_paused(), _may_overflow(self.scale), backend.drawing_for_rows(first, end - first):
                 loss, tokens = self.loss(*[a[first:end] for a in arrays])
                 if loss.node is not None and tokens:
                     value = loss.data * tokens

@@ -131,7 +131,7 @@ class Workers:
         """
         if self.count == 1:
             self.model.zero_grad()
-            with _collector_paused():
+            with _collector_paused(), _may_overflow(self.scale):
                 value, tokens = self.loss(*arrays)
                 value.backward(value.data * 0 + self.scale if self.scale != 1 else None)
             return value.data, tokens
@@ -144,14 +144,15 @@ class Workers:
         results = [self._part(0, [a[: ends[1]] for a in arrays], 0)]
         for i, pipe in enumerate(self._pipes, start=1):
             results.append(self._receive(i, pipe))
-        return self._combine(results)
+        with _may_overflow(self.scale):
+            return self._combine(results)
 
     def _part(self, worker: int, arrays: list[np.ndarray], first: int) -> tuple[float, int, list[int]]:
         """Compute one part's loss; leave nᵢ·gᵢ in the worker's slots and name the parameters that were reached."""
         own = len(arrays[0])
         if not own:
             return 0.0, 0, []
-        with _collector_paused(), backend.drawing_for_rows(first, own):
+        with _collector_paused(), _may_overflow(self.scale), backend.drawing_for_rows(first, own):
             value, tokens = self.loss(*arrays)
             return self._walk(worker, value, tokens)
 
@@ -281,6 +282,11 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _may_overflow(scale: float) -> Any:
+    """Return the context of a backward pass: a scaled loss may overflow, and its owner looks for that."""
+    return np.errstate(over="ignore", invalid="ignore") if scale != 1 else contextlib.nullcontext()
 
 
 def _wait(pid: int, seconds: float) -> None:

@@ -207,3 +207,33 @@ def test_the_loop_runs_on_both_backends(backend, tmp_path):
     c = config(steps=2, backend=backend)
     assert train(tasks.make_task(c), c, tmp_path, quiet=True)["steps"] == 2
     assert mt.get_backend() == backend
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_a_run_in_another_precision_goes_on_as_it_was(precision, tmp_path, backend):
+    """The loss scale is in the checkpoint."""
+    if precision == "tf32" and backend == "numpy":
+        with pytest.raises(ValueError, match="precision=tf32 is for a GPU"):
+            config(precision="tf32")
+        return
+    run(tmp_path / "whole", precision=precision, backend=backend)
+    c = config(precision=precision, backend=backend)
+    with pytest.raises(Stopped):
+        train(StopAt(tasks.make_task(c), 7, signal.SIGINT), c, tmp_path, quiet=True)
+    run(tmp_path, resume=True, precision=precision, backend=backend)
+    for name, value in weights(tmp_path / "whole").items():
+        np.testing.assert_array_equal(weights(tmp_path)[name], value)
+
+
+@pytest.mark.slow
+def test_half_precision_reaches_the_same_accuracy(tmp_path, backend, pytestconfig):
+    if "mock" in pytestconfig.where:
+        pytest.skip("takes ten minutes on the host mock")
+    exact = {}
+    small = {"steps": 600, "d_model": 64, "d_ff": 64, "heads": 4, "symbols": 4, "batch_size": 32, "max_length": 17}
+    for precision in ("float32", "float16"):
+        settings = {**small, "learning_rate": 5e-3, "warmup_steps": 50, "dropout": 0.0, "log_every": 100}
+        c = config(**settings, precision=precision, backend=backend)
+        (tmp_path / precision).mkdir()
+        exact[precision] = train(tasks.make_task(c), c, tmp_path / precision, quiet=True)["exact_match"]
+    assert min(exact.values()) >= 0.9, exact

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ..tensor import Tensor
 from .clipping import clip_grad_norm_, scale_gradients_
 from .optimizer import check_range
@@ -42,7 +44,8 @@ class GradScaler:
         Where they are not, take no step.
         """
         chosen = list(parameters) if not isinstance(parameters, Tensor) else [parameters]
-        finite = math.isfinite(float(clip_grad_norm_(chosen, math.inf, error_if_nonfinite=False)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = math.isfinite(float(clip_grad_norm_(chosen, math.inf, error_if_nonfinite=False)))
         if not finite:
             if self.scale <= 1:
                 raise FloatingPointError("gradients overflow half precision even unscaled; write precision=float32")
