@@ -128,10 +128,36 @@ def allow_tf32(on: bool = True) -> None:
     cublas.setMathMode(device.get_cublas_handle(), CUBLAS_TF32 if on else 0)
 
 
+class _Recording:
+    """What keeps the changing numbers of a step that is being recorded (graph.Live), or None."""
+
+    live: Any = None
+
+
+_recording = _Recording()
+
+
+@contextlib.contextmanager
+def recording(live: Any) -> Iterator[None]:
+    """Inside the block, what changes from step to step is kept by `live`; see graph.py."""
+    _recording.live = live
+    try:
+        yield
+    finally:
+        _recording.live = None
+
+
+def recorder() -> Any:
+    """Return what keeps the changing numbers of a step that is being recorded, or None."""
+    return _recording.live
+
+
 def send(*arrays: np.ndarray) -> list[Array]:
     """Return arrays of one dtype on the current backend, where on a GPU all of them go in one copy."""
     if _current == "numpy":
         return list(arrays)
+    if _recording.live is not None:
+        return list(_recording.live.arrays(*arrays))
     flat = _load_cupy().asarray(np.concatenate([a.ravel() for a in arrays]))
     ends = np.cumsum([a.size for a in arrays]).tolist()
     return [flat[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends, strict=True)]

@@ -52,7 +52,11 @@ class SequenceTask:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
         source, target_in, target_out = backend.send(*arrays)
         loss = ops.cross_entropy(self.model(source, target_in), target_out, data.PAD, self.config.label_smoothing)
-        return loss, data.Batch(*arrays).tokens
+        return loss, self.tokens(*arrays)
+
+    def tokens(self, *arrays: Any) -> int:
+        """Return the count of target tokens of a batch."""
+        return data.Batch(*arrays).tokens
 
     def held_out_loss(self) -> float:
         """Return the mean loss on the first held-out pairs, in nats per token, without label smoothing."""
@@ -280,6 +284,10 @@ class LanguageTask:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
         inputs, targets = backend.send(*arrays)
         return ops.cross_entropy(self.model(inputs), targets), targets.size
+
+    def tokens(self, *arrays: Any) -> int:
+        """Return the count of target tokens of a batch."""
+        return int(arrays[1].size)
 
     def vocabulary(self) -> dict[str, Any]:
         """Return what tokenizer.json holds."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from . import backend, checkpoint, optim
 from .distributed import DataParallel, Ranks
+from .graph import GraphedStep
 from .models.config import Config
 from .nn import Module
 from .ops.precision import autocast
@@ -66,6 +67,7 @@ class TrainConfig(Config):
     checkpoint_every: int = 250
     validate_every: int = 250
     precision: str = "float32"  # of products: float32, tf32 (on a GPU) or float16 (with a scaled loss)
+    graph: bool = False  # record the step as a CUDA graph, for each shape of a batch (on one GPU)
     workers: int = 0  # processes that share a step; 0: as many as there are cores (written down when the run begins)
 
     def __post_init__(self) -> None:
@@ -93,6 +95,11 @@ class TrainConfig(Config):
                 )
         if self.precision == "tf32" and self.backend == "numpy":
             raise ValueError("precision=tf32 is for a GPU; got backend=numpy; write precision=float32")
+        if not isinstance(self.graph, bool):
+            raise ValueError(f"graph is true or false; got {self.graph!r}; write graph=true")
+        if self.graph and (self.backend == "numpy" or self.precision == "float16"):
+            came = f"backend={self.backend}, precision={self.precision}"
+            raise ValueError(f"graph=true is for a GPU, without a scaled loss; got {came}; write graph=false")
 
 
 class Task(Protocol):
@@ -105,6 +112,9 @@ class Task(Protocol):
 
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch or a part of one, in nats per token, and its count of tokens."""
+
+    def tokens(self, *arrays: Any) -> int:
+        """Return the count of tokens of a batch or a part of one."""
 
     def held_out_loss(self) -> float:
         """Return the mean loss on data held out, in nats per token, without smoothing; nothing is recorded."""
@@ -204,6 +214,20 @@ class Log:
         self.file.close()
 
 
+def _graphed(workers: Any, gradients: _Gradients, optimizer: Any, task: Task) -> GraphedStep:
+    """Return what takes whole steps by a graph."""
+    if not isinstance(workers, Workers):
+        raise ValueError("graph=true is for one process; got several ranks; write graph=false")
+
+    def step(*arrays: Any) -> tuple[Any, int, Any]:
+        loss, tokens = workers.backward(*arrays)
+        norm = gradients.clip()
+        optimizer.step()
+        return loss, tokens, norm
+
+    return GraphedStep(step, optimizer.count, task.tokens)
+
+
 class Silence:
     """Stands in for the log on the ranks that do not write."""
 
@@ -290,15 +314,20 @@ def train(
         loss_of = _in_half(task.loss) if scaler else task.loss
         with _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
             model.train()
+            graphed = _graphed(workers, gradients, optimizer, task) if config.graph else None
             for step in range(start + 1, config.steps + 1):
                 backend.manual_seed((config.seed, step))
-                if scaler:
-                    workers.scale = scaler.scale
-                loss, tokens = workers.backward(*task.batch(step))
                 optimizer.lr = schedule(step)
-                if scaler is None or scaler.unscale_(model.parameters()):
-                    gradients.clip(step)
-                    optimizer.step()
+                if graphed is not None:
+                    loss, tokens, norm = graphed(*task.batch(step))
+                    gradients.note(step, norm)
+                else:
+                    if scaler:
+                        workers.scale = scaler.scale
+                    loss, tokens = workers.backward(*task.batch(step))
+                    if scaler is None or scaler.unscale_(model.parameters()):
+                        gradients.note(step, gradients.clip())
+                        optimizer.step()
                 counted += tokens
                 stopping = workers.agree(stop.is_set())
                 validation = step % config.validate_every == 0 or step == config.steps
@@ -348,9 +377,12 @@ class _Gradients:
         self.unread: list[tuple[int, Any]] = []  # (step, norm)
         self.norm = 0.0  # the last that was read
 
-    def clip(self, step: int) -> None:
-        """Bring the norm of all gradients down to the limit. Raises as `read` does, on a GPU later."""
-        norm = optim.clip_grad_norm_(self.model.parameters(), self.limit, error_if_nonfinite=False)
+    def clip(self) -> Any:
+        """Bring the norm of all gradients down to the limit; return what it was, where the gradients are."""
+        return optim.clip_grad_norm_(self.model.parameters(), self.limit, error_if_nonfinite=False)
+
+    def note(self, step: int, norm: Any) -> None:
+        """Remember the norm of a step. Raises as `read` does, on a GPU later."""
         self.unread.append((step, norm))
         if backend.backend_of(norm) == "numpy":
             self.read()

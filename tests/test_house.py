@@ -19,8 +19,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # Import order is reading order: a room imports only from rooms on its left.
 ORDER = [
-    "backend", "tensor", "gradcheck", "ops", "kernels", "nn", "models", "optim", "parallel", "distributed", "gradcases",
-    "data", "checkpoint", "train", "generate", "draw", "tasks", "bench", "cli",
+    "backend", "tensor", "gradcheck", "ops", "kernels", "nn", "models", "optim", "parallel", "distributed", "graph",
+    "gradcases", "data", "checkpoint", "train", "generate", "draw", "tasks", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend", "kernels"}
 MAY_DEFINE_VJP = {"tensor", "ops", "kernels", "gradcheck"}
@@ -32,6 +32,7 @@ LARGE = {
     "tensor.py": "the engine is read in one piece",
     "draw.py": "layout, checks and saving of three kinds of figure",
     "gradcases.py": "a table",
+    "parallel.py": "worker processes: how they begin, what travels each step, how they end",
     "distributed.py": "what ranks agree on, and the sum they make of their gradients",
     "tasks.py": "four tasks beside one another",
     "cli.py": "every sub-command and its help",

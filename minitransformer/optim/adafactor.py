@@ -156,7 +156,7 @@ class Adafactor(Optimizer):
 
 
 def _all_at_once(xp: Any, xs: Any, gs: Any, states: list[dict[str, Any]], group: dict[str, Any]) -> None:
-    cuda.adafactor(xp, xs, gs, states, Adafactor._numbers(group, states[0]["step"], xs[0].dtype))
+    cuda.adafactor(xp, xs, gs, states, lambda: Adafactor._numbers(group, states[0]["step"], xs[0].dtype))
 
 
 Adafactor.together = {"cupy": _all_at_once}

@@ -133,7 +133,15 @@ class Optimizer:
         changed = [{**group, "lr": _plain(value)} for group in self.groups]
         for group in changed:
             self._check(group)
-        self.groups = changed
+        for mine, group in zip(self.groups, changed, strict=True):
+            mine.update(group)  # the same dicts: a recorded step looks into them
+
+    def count(self) -> None:
+        """Note a step that was taken for it: a recorded one (graph.py) updates the parameters by itself."""
+        self.step_count += 1
+        for state in self.state:
+            if state:
+                state["step"] += 1
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""

@@ -11,6 +11,7 @@
 #include <link.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -37,6 +38,10 @@ static std::map<char*, size_t> memory;  // start → bytes, of all that lives on
 static int thread_order;
 static std::recursive_mutex one_at_a_time;  // CuPy lets other Python threads run during a call
 #define ALONE std::lock_guard<std::recursive_mutex> alone(one_at_a_time)
+
+// Between begin and end of a capture, work is written down, and done at each launch of the graph.
+typedef std::vector<std::function<void()>> Work;
+static Work* capturing;
 
 static bool on_device(const void* p) {
     ALONE;
@@ -143,12 +148,21 @@ static cudaError_t move(void* to, const void* from, size_t bytes, cudaMemcpyKind
     const bool there = on_device(to), here = on_device(from);
     const bool lied = (said == cudaMemcpyHostToDevice && !there) || (said == cudaMemcpyDeviceToHost && !here);
     if (lied) return cudaErrorInvalidValue;
+    if (capturing && !(there && here)) return cudaErrorStreamCaptureUnsupported;  // the host's side will have changed
+    if (capturing) {
+        capturing->push_back([=] { memmove(to, from, bytes); });
+        return cudaSuccess;
+    }
     counters[there && here ? ON_DEVICE : there ? TO_DEVICE : TO_HOST]++;
     memmove(to, from, bytes);
     return cudaSuccess;
 }
 static cudaError_t fill(void* p, int value, size_t bytes) {
     if (bytes && !on_device(p)) return cudaErrorInvalidValue;
+    if (capturing) {
+        capturing->push_back([=] { memset(p, value, bytes); });
+        return cudaSuccess;
+    }
     counters[FILL]++;
     memset(p, value, bytes);
     return cudaSuccess;
@@ -225,10 +239,7 @@ EXPORT cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b)
     return give(ms, (float)(*(double*)b - *(double*)a));
 }
 
-// -- graphs: between begin and end of a capture, work is written down and done at each launch of the graph --------------
-typedef std::vector<std::function<void()>> Work;
-static Work* capturing;
-
+// -- graphs -----------------------------------------------------------------------------------------------------------
 EXPORT cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
     *(double*)e = now();
     return cudaSuccess;

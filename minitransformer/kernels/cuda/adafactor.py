@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...backend import Array
 from .many import CODE, addresses, pointers
-from .source import source
+from .source import changing, source
 
 THREADS = 128
 
@@ -31,10 +32,8 @@ SOURCE = source(
     + r"""
 // One parameter is a matrix of `counts` rows of `widths` elements; a vector is one row, and `flat`: it keeps all of V.
 struct Factors { double weight, add, floor, least, rho, eps2, clip, beta1, decay, lr; int scaled, by_alpha; };
-#define FACTORS                                                                                                   \
-    double weight, double add, double floor, double least, double rho, double eps2, double clip, double beta1, \
-        double decay, double lr, int scaled, int by_alpha
-#define USES const Factors f = {weight, add, floor, least, rho, eps2, clip, beta1, decay, lr, scaled, by_alpha};
+#define FACTORS Changing<double> a, Changing<double> b
+#define USES const Factors f = {a[0], a[1], a[2], a[3], a[4], a[5], b[0], b[1], b[2], b[3], b[4] != 0, b[5] != 0};
 #define TABLES                                                                                                \
     T **xs, Pointers near, T **far, T **rows_or_all, T **cols, T **ms, const int *owner, const int *first,    \
         const int *counts, const int *widths, const int *flat, typename Wide<T>::type *sums,                  \
@@ -183,7 +182,7 @@ def _tables(device: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ..
     return tuple(cupy.asarray(np.asarray(a, dtype=np.int32)) for a in (owner, first, counts, widths, flat))
 
 
-def adafactor(xp: Any, xs: Any, gs: Any, states: list[dict], numbers: Numbers) -> None:
+def adafactor(xp: Any, xs: Any, gs: Any, states: list[dict], numbers: Callable[[], Numbers]) -> None:
     """Do what `optim.Adafactor` says to vectors and matrices that have had the same number of steps."""
     device, shapes = xs[0].device.id, tuple([x.shape for x in xs])
     owner, first, counts, widths, flat = _tables(device, shapes)
@@ -193,7 +192,7 @@ def adafactor(xp: Any, xs: Any, gs: Any, states: list[dict], numbers: Numbers) -
     columns = tuple([s.get("col_var", x) for s, x in zip(states, xs, strict=True)])  # a vector has none, and reads none
     momentum = addresses(xp, tuple([s["exp_avg"] for s in states])) if "exp_avg" in states[0] else np.uintp(0)
     lists = [addresses(xp, xs), *pointers(xp, gs), addresses(xp, kept), addresses(xp, columns)]
-    settings = [np.float64(n) for n in numbers[:-2]] + [np.int32(n) for n in numbers[-2:]]
+    settings = changing("f8", 6, lambda: numbers()[:6]), changing("f8", 6, lambda: numbers()[6:])
     args = (*lists, momentum, owner, first, counts, widths, flat, sums, levels, *settings)
     rows, most = int(owner.size), math.ceil(max(s[-1] for s in shapes) / THREADS)
     grids = {"rows": rows, "columns": (most, len(xs)), "level": len(xs), "size": rows, "bound": len(xs), "step": rows}

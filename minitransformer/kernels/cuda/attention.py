@@ -14,6 +14,7 @@ import numpy as np
 from ...backend import Array
 from ...ops.attention import _attention
 from ..registry import book, kernel
+from .products import batched, layout
 from .softmax import softmax_rows, softmax_rows_backward
 from .source import source
 
@@ -64,38 +65,18 @@ def stacks(xp: Any, *arrays: Array) -> list[Stack]:
     return [Stack(a, lists[i]) for i, a in enumerate(arrays)]
 
 
-def _layout(x: Array) -> tuple[int, int] | None:
-    """Return (is it transposed?, the step between rows in elements) of the matrices of a stack; None if neither is."""
-    n, m = x.shape[-2:]
-    down, along = (s // x.itemsize for s in x.strides[-2:])
-    if along == 1 and down >= m:
-        return 0, down
-    return (1, along) if down == 1 and along >= n else None
-
-
 def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack) -> None:
     """Fill out with a·b for stacks of matrices (B, H, N, M)·(B, H, M, P), in one call of cuBLAS and without a copy.
 
-    cuBLAS counts columns first, so it is asked for outᵀ = bᵀ·aᵀ. Half precision, which this call does not take, and
+    Half precision, which this call does not take, and
     unusual layouts go by CuPy's matmul.
     """
     a, b, out = a_stack.array, b_stack.array, out_stack.array
-    layouts = _layout(a), _layout(b), _layout(out)
+    layouts = layout(a), layout(b), layout(out)
     if a.dtype.char not in "fd" or None in layouts or layouts[2][0]:  # type: ignore[index]
         out[...] = xp.matmul(a, b)
         return
-    from cupy.cuda import device
-    from cupy_backends.cuda.libs import cublas
-
-    (ta, lda), (tb, ldb), (_, ldc) = layouts  # type: ignore[misc]
-    call = cublas.sgemmBatched if a.dtype.char == "f" else cublas.dgemmBatched
-    one, zero = np.ones(1, dtype=a.dtype), np.zeros(1, dtype=a.dtype)
-    n, m, p = a.shape[-2], a.shape[-1], b.shape[-1]
-    lists = [stack.addresses.data.ptr for stack in (b_stack, a_stack, out_stack)]
-    call(
-        device.get_cublas_handle(), tb, ta, p, n, m, one.ctypes.data, lists[0], ldb, lists[1], lda,
-        zero.ctypes.data, lists[2], ldc, a.shape[0] * a.shape[1],
-    )  # fmt: skip
+    batched(a, b, out, [stack.addresses for stack in (b_stack, a_stack, out_stack)], layouts)
 
 
 def _room(xp: Any, x: Array) -> Array:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Draw
+from ...backend import Array, Draw, random_state, recorder
 from ...ops.dropout import PER_BLOCK, _dropout, _dropout_add, blocks_per_row
 from ...ops.dropout import dropout_factors as factors_op
 from ..registry import book, kernel
-from .source import packed, source, suits
+from .source import changing, packed, source, suits
 
 Made = tuple[Array, Callable]
 THREADS = 128
@@ -38,12 +38,12 @@ __device__ void philox(word block, word call, word k0, word k1, word* c) {
 // out = sum + x·factor; without x the factor itself, without sum no sum. A thread takes eight elements of a row.
 template <typename T>
 __global__ void dropout(const T* x, const T* sum, T* out, integer width, integer per_row, integer rows, word first,
-                        word call, word k0, word k1, word threshold, double survivor) {
+                        word call, Changing<word> key, word threshold, double survivor) {
     typedef typename Wide<T>::type W;
     const integer block = (integer)blockIdx.x * blockDim.x + threadIdx.x;
     if (block >= rows * per_row) return;
     word words[4];
-    philox(first + block, call, k0, k1, words);
+    philox(first + block, call, key[0], key[1], words);
     const integer row = block / per_row, from = block % per_row * 8;
     for (integer i = 0; i < 8 && from + i < width; i++) {
         const integer at = row * width + from + i;
@@ -57,6 +57,11 @@ __global__ void dropout(const T* x, const T* sum, T* out, integer width, integer
 )
 
 
+def _key(draw: Draw) -> Any:
+    """Return the key as an argument; in a recorded step, the key that then holds."""
+    return changing("u8", 2, (lambda: draw.key) if recorder() is None else (lambda: random_state()[0]))
+
+
 def _run(x: Array | None, added: Array | None, out: Array, p: float, draw: Draw) -> None:
     shape = out.shape
     rows, per_row = (shape[0] if shape else 1), blocks_per_row(shape)
@@ -66,7 +71,7 @@ def _run(x: Array | None, added: Array | None, out: Array, p: float, draw: Draw)
     args = (
         nothing if x is None else x, nothing if added is None else added, out,
         np.int64(math.prod(shape[1:])), np.int64(per_row), np.int64(rows), word(draw.first_row * per_row),
-        word(draw.call), word(draw.key[0]), word(draw.key[1]), word(round(p * 2**32)), np.float64(1 / (1 - p)),
+        word(draw.call), _key(draw), word(round(p * 2**32)), np.float64(1 / (1 - p)),
     )  # fmt: skip
     SOURCE("dropout", out.dtype, -(-rows * per_row // THREADS), THREADS, args)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...backend import Array
 from .many import CHUNK, CODE, addresses, pieces, pointers
-from .source import source
+from .source import changing, source
 
 THREADS = 256
 
@@ -30,9 +30,9 @@ SOURCE = source(
 
 template <typename T>
 __global__ void adam(T** xs, Pointers near, T** far, T** ms, T** vs, const integer* sizes, const int* owner,
-                     const integer* begin, double beta1, double beta2, double rate, double eps, double shrink,
-                     double l2) {
+                     const integer* begin, Changing<double> n) {
     typedef typename Wide<T>::type W;
+    const W beta1 = n[0], beta2 = n[1], rate = n[2], eps = n[3], shrink = n[4], l2 = n[5];
     PIECE
     T *x = xs[own], *m = ms[own], *v = vs[own];
     for (integer i = from; i < to; i += blockDim.x) {
@@ -47,9 +47,10 @@ __global__ void adam(T** xs, Pointers near, T** far, T** ms, T** vs, const integ
 
 template <typename T>
 __global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes, const int* owner,
-                    const integer* begin, double lr, double momentum, double dampening, double l2, int nesterov,
-                    int first) {
+                    const integer* begin, Changing<double> n) {
     typedef typename Wide<T>::type W;
+    const W lr = n[0], momentum = n[1], dampening = n[2], l2 = n[3];
+    const bool nesterov = n[4] != 0, first = n[5] != 0;
     PIECE
     T* x = xs[own];
     for (integer i = from; i < to; i += blockDim.x) {
@@ -120,22 +121,27 @@ def _launch(xp: Any, name: str, like: Arrays, before: tuple, after: tuple) -> No
 
 def adam(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, Any], decoupled: bool) -> None:
     """Do what `optim.Adam` says to arrays that have had the same number of steps, in one launch."""
-    (beta1, beta2), t, decay = group["betas"], states[0]["step"], group["weight_decay"]
-    root = math.sqrt(1 - beta2**t)
+
+    def numbers() -> tuple[float, ...]:
+        (beta1, beta2), t, decay = group["betas"], states[0]["step"], group["weight_decay"]
+        root = math.sqrt(1 - beta2**t)
+        shrink, l2 = (1 - group["lr"] * decay, 0.0) if decoupled else (1.0, decay)
+        return beta1, beta2, group["lr"] * root / (1 - beta1**t), group["eps"] * root, shrink, l2
+
     moments = [tuple([s[name] for s in states]) for name in ("exp_avg", "exp_avg_sq")]
     lists = [addresses(xp, xs), *pointers(xp, gs), *[addresses(xp, arrays) for arrays in moments]]
-    shrink, l2 = (1 - group["lr"] * decay, 0.0) if decoupled else (1.0, decay)
-    numbers = (beta1, beta2, group["lr"] * root / (1 - beta1**t), group["eps"] * root, shrink, l2)
-    _launch(xp, "adam", xs, tuple(lists), tuple([np.float64(n) for n in numbers]))
+    _launch(xp, "adam", xs, tuple(lists), (changing("f8", 6, numbers),))
 
 
 def sgd(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, Any]) -> None:
     """Do what `optim.SGD` says to arrays that have had the same number of steps, in one launch."""
-    momentum = group["momentum"]
-    buffers = addresses(xp, tuple([s["momentum_buffer"] for s in states])) if momentum else np.uintp(0)
-    numbers = [np.float64(n) for n in (group["lr"], momentum, group["dampening"], group["weight_decay"])]
-    flags = np.int32(group["nesterov"]), np.int32(states[0]["step"] == 1)
-    _launch(xp, "sgd", xs, (addresses(xp, xs), *pointers(xp, gs), buffers), (*numbers, *flags))
+
+    def numbers() -> tuple[float, ...]:
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+        return *[float(group[name]) for name in names], float(states[0]["step"] == 1)
+
+    buffers = addresses(xp, tuple([s["momentum_buffer"] for s in states])) if group["momentum"] else np.uintp(0)
+    _launch(xp, "sgd", xs, (addresses(xp, xs), *pointers(xp, gs), buffers), (changing("f8", 6, numbers),))
 
 
 def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ...backend import Array
+import numpy as np
+
+from ...backend import Array, recorder
 
 TYPES = {"e": "float16", "f": "float", "d": "double"}
 WARP = 32
@@ -15,6 +18,13 @@ PRELUDE = r"""
 template <typename T> struct Wide { typedef float type; };  // in which T is added up
 template <> struct Wide<double> { typedef double type; };
 typedef long long integer;
+
+// Numbers that come with the launch, or, in a step that is recorded once and launched often, lie on the device.
+template <typename N> struct Changing {
+    N at[8];
+    const N* live;
+    __device__ N operator[](int i) const { return live ? live[i] : at[i]; }
+};
 
 // The sum over a block's threads, in the same order each time; every thread gets it.
 template <typename W> __device__ W block_sum(W value) {
@@ -43,6 +53,20 @@ template <typename W> __device__ W block_max(W value) {
     return top;
 }
 """
+
+
+CHANGING = {kind: np.dtype([("at", kind, (8,)), ("live", "u8")]) for kind in ("f8", "u8")}
+
+
+def changing(kind: str, count: int, values: Callable[[], Any]) -> Any:
+    """Return the argument for `count` numbers ("f8" or "u8") that may be others at the next step."""
+    argument = np.zeros((), dtype=CHANGING[kind])
+    live = recorder()
+    if live is None:
+        argument["at"][:count] = values()
+    else:
+        argument["live"] = live.numbers(kind, count, values)
+    return argument
 
 
 class Source:
