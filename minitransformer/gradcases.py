@@ -145,6 +145,19 @@ def _dropout_add(x: Tensor, branch: Tensor) -> Any:
 _op("dropout", _dropout, _normal(ROW))
 _op("dropout_add", _dropout_add, _normal(ROW, ROW))
 HEADS = ((2, 3, 5), (2, 7, 5), (2, 7, 11))
+_op("repeat_heads", lambda x: ops.repeat_heads(x, 3), _normal((2, 5, 7)))
+ANGLES = np.arange(15).reshape(5, 3) / 7
+for _pairing in ("halves", "neighbours"):
+    _op(
+        f"rotary ({_pairing})",
+        lambda x, p=_pairing: ops.rotary(x, here(np.cos(ANGLES)), here(np.sin(ANGLES)), p),
+        _normal((2, 5, 6)),
+    )
+_op(
+    "scaled_dot_product_attention (bias)",
+    lambda q, k, v, b: ops.scaled_dot_product_attention(q, k, v, causal=True, bias=b),
+    lambda rng: [*_normal(*HEADS)(rng), rng.standard_normal((3, 7))],
+)
 _op("attention_weights", lambda q, k: ops.attention_weights(q, k, causal=True), _normal(*HEADS[:2]))
 _op(
     "scaled_dot_product_attention",
@@ -193,14 +206,15 @@ def _module(
 
     def case(rng: np.random.Generator) -> tuple[Callable, list[np.ndarray], dict[str, Any]]:
         manual_seed(int(rng.integers(1000)))
-        f, parameters, names = functional(make())
+        module = make()
+        f, parameters, names = functional(module)
         xs = inputs(rng)
         # Norms start at 1 and biases at 0, where errors hide: move every parameter to a generic place.
         parameters = [p + 0.3 * rng.standard_normal(p.shape) for p in parameters]
         labels = [f"input {i}" for i in range(len(xs))] + names
-        zero = [
-            i for i, label in enumerate(labels) if label.endswith("k_proj.bias")
-        ]  # softmax cannot see a shift of all keys
+        # Softmax cannot see a shift of all keys; but where keys are turned by their places, it is none.
+        turned = any(isinstance(m, nn.RotaryPositions) for m in module.modules())
+        zero = [i for i, label in enumerate(labels) if label.endswith("k_proj.bias") and not turned]
 
         def run(*tensors: Any) -> Any:
             manual_seed(7)
@@ -237,6 +251,20 @@ _module(
 )
 _module(MODULES, "MultiHeadAttention (causal)", lambda: nn.MultiHeadAttention(6, 3), _normal((2, 5, 6)), lambda f, p, x: f(p, x, None, None, None, None, True))  # fmt: skip
 _module(MODULES, "MultiHeadAttention (cross)", lambda: nn.MultiHeadAttention(6, 2, dropout=0.2), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, None, here(MASK)))  # fmt: skip
+for _name, _make in {
+    "grouped": lambda: nn.MultiHeadAttention(12, 6, kv_heads=2),
+    "multi-query": lambda: nn.MultiHeadAttention(6, 3, kv_heads=1),
+    "rotary": lambda: nn.MultiHeadAttention(6, 3, positions=nn.RotaryPositions(2, 5)),
+    "alibi": lambda: nn.MultiHeadAttention(6, 3, positions=nn.AlibiBias(3)),
+    "relative": lambda: nn.MultiHeadAttention(6, 3, positions=nn.RelativeBias(3, 4, 3)),
+}.items():
+    _module(
+        MODULES, f"MultiHeadAttention ({_name})", _make,
+        _normal((2, 5, 12 if _name == "grouped" else 6)), lambda f, p, x: f(p, x, None, None, None, here(MASK)),
+    )  # fmt: skip
+_module(MODULES, "RotaryPositions", lambda: nn.RotaryPositions(6, 11, scaling=2.0), _normal((2, 3, 6)))
+_module(MODULES, "RelativeBias", lambda: nn.RelativeBias(2, 8, 9), lambda rng: [], lambda f, p: f(p, 5, 7))
+_module(MODULES, "AlibiBias", lambda: nn.AlibiBias(3), _normal((2, 3, 5, 7)), lambda f, p, x: x * here(f(p, 5, 7, x)))
 _module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
 for _norm in ("pre", "post"):
     _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, here(MASK)))  # type: ignore[misc]  # fmt: skip

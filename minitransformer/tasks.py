@@ -22,11 +22,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "numbers": {"steps": 1200, "max_length": 32},
     "translate": {"steps": 3000, "dropout": 0.1, "label_smoothing": 0.1, "max_length": 256, "learning_rate": 2e-3},
     "lm": {"steps": 1500, "batch_size": 16, "d_model": 128, "d_ff": 512, "layers": 4, "max_length": 64,
-           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1},
+           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1, "positions": "learned"},
 }  # fmt: skip
 # What the fields of TrainConfig and TransformerConfig have in common.
 SIZES = (
-    "d_model", "heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions", "tie_embeddings",
+    "d_model", "heads", "kv_heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions",
+    "tie_embeddings",
 )  # fmt: skip
 TEST_SEQUENCES = 2048
 VALIDATED = 256  # pairs, or windows of a text, whose loss is measured now and then while training
@@ -272,7 +273,8 @@ class LanguageTask:
         backend.manual_seed(config.seed)
         sizes = {
             name: getattr(config, name)
-            for name in ("d_model", "heads", "layers", "d_ff", "dropout", "max_length", "activation")
+            for name in SIZES
+            if name not in ("norm", "tie_embeddings")  # GPT-2 has its own
         }
         self.model: Any = GPT2(GPT2Config(vocab_size=len(tokenizer), **sizes))
 

@@ -48,6 +48,7 @@ class TrainConfig(Config):
     label_smoothing: float = 0.0
     d_model: int = 64
     heads: int = 4
+    kv_heads: int = 0  # of keys and values; 0: as many as heads
     layers: int = 2
     d_ff: int = 256
     dropout: float = 0.0

@@ -11,7 +11,7 @@ from minitransformer import gradcases, nn, ops
 CASES = {**gradcases.OPS, **gradcases.MODULES, **gradcases.MODELS}
 # Not ops of floats: a mask of booleans, and sums that broadcasting asks for (held by the ops that broadcast).
 NO_GRADIENT = {"causal_mask", "sum_to"}
-NO_NODES = {"matmul", "einsum", "concatenate", "dropout_factors"}  # made of others, or without a gradient
+NO_NODES = {"matmul", "einsum", "concatenate", "stack", "dropout_factors"}  # made of others, or without a gradient
 NO_PARAMETERS = {"Module", "ModuleList", "Parameter"}
 
 

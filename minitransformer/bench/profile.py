@@ -51,7 +51,7 @@ def _flops(name: str, arrays: tuple[Any, ...], settings: dict[str, Any]) -> int:
     if name == "_linear":
         return 6 * arrays[0].size * len(arrays[1])
     if name == "_attention":  # scores and mix; where a mask leaves half, half
-        q, k, v, mask, _ = arrays
+        q, k, v, mask = arrays[:4]
         share = 0.5 if settings["causal"] else 1.0 if mask is None else float(np.mean(mask))
         return int(share * 6 * q.size // q.shape[-1] * k.shape[-2] * (q.shape[-1] + v.shape[-1]))
     return 0

@@ -55,12 +55,18 @@ def _plan(xp: Any, q: Array, k: Array, mask: Array | None) -> list[tuple[slice, 
 
 @kernel(_attention)
 def attention(
-    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float, causal: bool
-) -> Made:
-    """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); other ranks are the book's."""
-    plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
+    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
+    causal: bool,
+) -> Made:  # fmt: skip
+    """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); the rest is the book's."""
+    plain = (
+        bias is not None
+        or q.ndim != 4
+        or not q.shape[:2] == k.shape[:2] == v.shape[:2]
+        or not q.dtype == k.dtype == v.dtype
+    )
     if plain or q.dtype.char not in "fd" or not (q.size and k.size and v.size):
-        return book(_attention)(xp, q, k, v, mask, kept, scale=scale, causal=causal)
+        return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal)
     mask = _allowed(q, k, mask, causal)
     b, h, t, width = q.shape
     s = k.shape[2]
@@ -96,7 +102,7 @@ def attention(
         xp.matmul(mixed, v[batch, :, keys], out=y[batch, :, queries])
         blocks.append(Block(batch, queries, keys, p))
 
-    def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
+    def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:
         sizes = (t, width), (s, width), (s, v.shape[-1])
         g_q, g_k, g_v = (xp.empty((b, n, h, d), dtype=g.dtype).swapaxes(1, 2) for n, d in sizes)
         rows = (g * y).swapaxes(1, 2)
@@ -121,7 +127,7 @@ def attention(
                     total[batch, :, keys.stop :] = 0
             begun.add(batch.start)
         g_q *= scale
-        return g_q, g_k, g_v, None, None
+        return g_q, g_k, g_v, None, None, None
 
     return y, vjp
 

@@ -38,6 +38,13 @@ class Config:
         d_model, heads, dropout, act = (getattr(self, name) for name in ("d_model", "heads", "dropout", "activation"))
         if d_model % heads:
             raise ValueError(f"heads must divide d_model; got d_model={d_model}, heads={heads}; write heads=1")
+        kv_heads = getattr(self, "kv_heads", 0)
+        if kv_heads and heads % kv_heads:
+            raise ValueError(f"kv_heads must divide heads; got heads={heads}, kv_heads={kv_heads}; write kv_heads=1")
+        if getattr(self, "positions", "") == "rotary" and d_model // heads % 2:
+            raise ValueError(
+                f"rotary positions turn pairs; got {d_model // heads} numbers a head; write heads for an even number"
+            )
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout!r}; write dropout=0.1")
         if act not in ACTIVATIONS:

@@ -9,6 +9,7 @@ from typing import Any
 from .. import nn, ops
 from ..tensor import as_array
 from .config import Config
+from .transformer import POSITIONS, attention_positions, positions
 
 
 @dataclasses.dataclass
@@ -23,9 +24,15 @@ class GPT2Config(Config):
     d_ff: int = 3072
     dropout: float = 0.1
     activation: str = "gelu_tanh"
+    positions: str = "learned"  # or sinusoidal, rotary, alibi, relative, none
+    kv_heads: int = 0  # 0: as many as heads
 
     def __post_init__(self) -> None:
-        self.require(vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
+        if self.positions not in POSITIONS:
+            raise ValueError(
+                f"positions is one of {', '.join(POSITIONS)}; got {self.positions!r}; write positions=learned"
+            )
+        self.require(kv_heads=0, vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
         self.check_layers()
 
 
@@ -42,9 +49,11 @@ class GPT2(nn.Module):
     def __init__(self, config: GPT2Config):
         c = self.config = config
         self.embedding = nn.Embedding(c.vocab_size, c.d_model, 0.02)
-        self.positions = nn.LearnedPositions(c.max_length, c.d_model, 0.02)
+        self.positions = positions(c.positions, c.max_length, c.d_model)
         self.drop = nn.Dropout(c.dropout)
-        layers = [nn.EncoderLayer(c.d_model, c.heads, c.d_ff, c.dropout, "pre", c.activation) for _ in range(c.layers)]
+        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, "pre", c.activation, c.kv_heads or None)
+        places = attention_positions(c.positions, c, causal=True)
+        layers = [nn.EncoderLayer(*sizes, places) for _ in range(c.layers)]
         self.decoder = nn.Encoder(layers, c.d_model)
         if not layers:
             self.decoder.norm = nn.LayerNorm(c.d_model)

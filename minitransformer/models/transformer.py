@@ -11,7 +11,7 @@ from ..tensor import as_array
 from .config import Config
 
 TIES = ("none", "target", "all")
-POSITIONS = ("sinusoidal", "learned", "none")
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 
 
 @dataclasses.dataclass
@@ -19,7 +19,9 @@ class TransformerConfig(Config):
     """Sizes of an encoder-decoder; the defaults are the paper's base model (65 million parameters at V = 37,000).
 
     tie_embeddings: "none", "target" (the output projection is the target embedding) or "all" (the source's too,
-    as in the paper; one vocabulary). norm: "post" as in the paper, or "pre". activation: relu, gelu, gelu_tanh, silu.
+    as in the paper; one vocabulary). positions: sinusoidal or learned are added to the embeddings; rotary, alibi and
+    relative act in every self-attention. kv_heads: 0 for as many as heads. norm: "post" as in the paper, or "pre".
+    activation: relu, gelu, gelu_tanh, silu.
     """
 
     source_vocab: int = 37_000
@@ -35,9 +37,12 @@ class TransformerConfig(Config):
     positions: str = "sinusoidal"
     tie_embeddings: str = "all"
     pad_id: int = 0
+    kv_heads: int = 0
 
     def __post_init__(self) -> None:
-        self.require(source_vocab=1, target_vocab=1, d_model=1, heads=1, layers=0, d_ff=1, max_length=1, pad_id=0)
+        self.require(
+            kv_heads=0, source_vocab=1, target_vocab=1, d_model=1, heads=1, layers=0, d_ff=1, max_length=1, pad_id=0
+        )
         for name, allowed in (("tie_embeddings", TIES), ("positions", POSITIONS), ("norm", ("post", "pre"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -52,10 +57,19 @@ class TransformerConfig(Config):
 
 
 def positions(kind: str, max_length: int, d_model: int) -> nn.Module:
-    """Make the module that marks positions: sinusoidal, learned or none."""
+    """Make the module that marks positions on the way in: sinusoidal, learned, or none where attention knows them."""
     if kind == "sinusoidal":
         return nn.SinusoidalPositions(max_length, d_model)
     return nn.LearnedPositions(max_length, d_model) if kind == "learned" else nn.NoPositions()
+
+
+def attention_positions(kind: str, c: Any, causal: bool) -> nn.Module | None:
+    """Make what self-attention knows positions by, one for all layers of a stack; None for the other kinds."""
+    if kind == "rotary":
+        return nn.RotaryPositions(c.d_model // c.heads, c.max_length)
+    if kind == "alibi":
+        return nn.AlibiBias(c.heads)
+    return nn.RelativeBias(c.heads, bidirectional=not causal) if kind == "relative" else None
 
 
 class Transformer(nn.Module):
@@ -78,9 +92,10 @@ class Transformer(nn.Module):
             self.target_embedding = nn.Embedding(c.target_vocab, c.d_model, std)
         self.positions = positions(c.positions, c.max_length, c.d_model)
         self.drop = nn.Dropout(c.dropout)
-        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, c.norm, c.activation)
-        self.encoder = nn.Encoder([nn.EncoderLayer(*sizes) for _ in range(c.layers)], c.d_model)
-        self.decoder = nn.Decoder([nn.DecoderLayer(*sizes) for _ in range(c.layers)], c.d_model)
+        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, c.norm, c.activation, c.kv_heads or None)
+        reads, writes = (attention_positions(c.positions, c, causal) for causal in (False, True))
+        self.encoder = nn.Encoder([nn.EncoderLayer(*sizes, reads) for _ in range(c.layers)], c.d_model)
+        self.decoder = nn.Decoder([nn.DecoderLayer(*sizes, writes) for _ in range(c.layers)], c.d_model)
         self.output = nn.Linear(c.d_model, c.target_vocab, bias=False)
         if c.tie_embeddings != "none":
             self.output.weight = self.target_embedding.weight

@@ -7,10 +7,18 @@ from .block import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward
 from .linear import Embedding, Linear
 from .module import Module, ModuleList, Parameter, Sequential
 from .norm import LayerNorm, RMSNorm
-from .position import LearnedPositions, NoPositions, SinusoidalPositions
+from .position import (
+    AlibiBias,
+    LearnedPositions,
+    NoPositions,
+    RelativeBias,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 
 __all__ = [
-    "GELU", "Decoder", "DecoderLayer", "Dropout", "Embedding", "Encoder", "EncoderLayer", "FeedForward", "LayerNorm",
-    "LearnedPositions", "Linear", "Module", "ModuleList", "MultiHeadAttention", "NoPositions", "Parameter", "RMSNorm",
-    "ReLU", "Sequential", "SiLU", "SinusoidalPositions", "init",
+    "GELU", "AlibiBias", "Decoder", "DecoderLayer", "Dropout", "Embedding", "Encoder", "EncoderLayer", "FeedForward",
+    "LayerNorm", "LearnedPositions", "Linear", "Module", "ModuleList", "MultiHeadAttention", "NoPositions",
+    "Parameter", "RMSNorm", "ReLU", "RelativeBias", "RotaryPositions", "Sequential", "SiLU", "SinusoidalPositions",
+    "init",
 ]  # fmt: skip

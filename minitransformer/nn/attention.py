@@ -8,6 +8,7 @@ from .. import ops
 from ..tensor import as_array
 from .linear import Linear
 from .module import Module
+from .position import RotaryPositions
 
 
 class MultiHeadAttention(Module):
@@ -19,26 +20,38 @@ class MultiHeadAttention(Module):
 
     Called with one sequence it is self-attention, with another as key (and value) cross-attention.
     mask: boolean, broadcastable to (B, H, T, S); key_mask: (B, S), True = a real token; causal: no look ahead.
-    Dropout acts on the weights, in training. Raises ValueError when H does not divide D, or for wrong shapes.
+    Dropout acts on the weights, in training.
+
+    kv_heads: heads of keys and values, each serving H/kv_heads heads of queries: 1 is multi-query attention (Shazeer
+    2019, arXiv:1911.02150), between 1 and H grouped-query (Ainslie et al. 2023, arXiv:2305.13245). positions: a module
+    that turns queries and keys (RotaryPositions) or makes a bias (AlibiBias, RelativeBias).
+    Raises ValueError when H does not divide D, or kv_heads H, or for wrong shapes.
     Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
     """
 
-    def __init__(self, d_model: int, heads: int, dropout: float = 0.0, bias: bool = True):
+    def __init__(
+        self, d_model: int, heads: int, dropout: float = 0.0, bias: bool = True, kv_heads: int | None = None,
+        positions: Module | None = None,
+    ):  # fmt: skip
         if heads < 1 or d_model % heads:
             raise ValueError(
                 f"heads must divide d_model; got d_model={d_model}, heads={heads}; write heads=4 for d_model=64"
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout}; write dropout=0.1")
-        self.heads, self.dropout = heads, dropout
+        kv_heads = heads if kv_heads is None else kv_heads
+        if kv_heads < 1 or heads % kv_heads:
+            raise ValueError(f"kv_heads must divide heads; got heads={heads}, kv_heads={kv_heads}; write kv_heads=1")
+        self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
+        narrow = d_model // heads * kv_heads
         self.q_proj = Linear(d_model, d_model, bias)
-        self.k_proj = Linear(d_model, d_model, bias)
-        self.v_proj = Linear(d_model, d_model, bias)
+        self.k_proj = Linear(d_model, narrow, bias)
+        self.v_proj = Linear(d_model, narrow, bias)
         self.out_proj = Linear(d_model, d_model, bias)
 
-    def split(self, x: Any) -> Any:
+    def split(self, x: Any, heads: int | None = None) -> Any:
         """Give each head its slice of the width.    (B, T, D) → (B, H, T, K)"""
-        return ops.split_heads(x, heads=self.heads)
+        return ops.split_heads(x, heads=self.heads if heads is None else heads)
 
     def join(self, x: Any) -> Any:
         """Put the heads' slices side by side again.    (B, H, T, K) → (B, T, D)"""
@@ -57,12 +70,24 @@ class MultiHeadAttention(Module):
         key = query if key is None else key
         value = key if value is None else value
         q = self.split(self.q_proj(query))
-        k = self.split(self.k_proj(key))
-        v = self.split(self.v_proj(value))
+        k = self.split(self.k_proj(key), self.kv_heads)
+        v = self.split(self.v_proj(value), self.kv_heads)
+        q, k, bias = self.place(q, k)
+        if self.kv_heads < self.heads:
+            k, v = (ops.repeat_heads(x, self.heads // self.kv_heads) for x in (k, v))
         mask = self._masks(mask, key_mask, key)
-        y = ops.scaled_dot_product_attention(q, k, v, mask, causal, dropout_p=self.dropout if self.training else 0.0)
+        dropout_p = self.dropout if self.training else 0.0
+        y = ops.scaled_dot_product_attention(q, k, v, mask, causal, dropout_p=dropout_p, bias=bias)
         y = self.out_proj(self.join(y))
-        return (y, ops.attention_weights(q, k, mask, causal)) if return_weights else y
+        return (y, ops.attention_weights(q, k, mask, causal, bias=bias)) if return_weights else y
+
+    def place(self, q: Any, k: Any) -> tuple[Any, Any, Any]:
+        """Let positions act: turn q (B, H, T, K) and k (B, H, S, K), or return a bias (H, T, S) beside them."""
+        if self.positions is None:
+            return q, k, None
+        if isinstance(self.positions, RotaryPositions):
+            return self.positions(q, k.shape[-2] - q.shape[-2]), self.positions(k), None
+        return q, k, self.positions(q.shape[-2], k.shape[-2], q)
 
     @staticmethod
     def _masks(mask: Any, key_mask: Any, key: Any) -> Any:

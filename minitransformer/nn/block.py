@@ -73,10 +73,13 @@ class EncoderLayer(_Layer):
     x: (B, T, D), key_mask: (B, T) boolean → (B, T, D).    seen: a list that receives the weights (B, H, T, T).
     """
 
-    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu"):
+    def __init__(
+        self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu",
+        kv_heads: int | None = None, positions: Module | None = None,
+    ):  # fmt: skip
         _check_norm(norm)
         self.norm = norm
-        self.self_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout, True, kv_heads, positions)
         self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
         self.norm1 = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)
@@ -96,11 +99,14 @@ class DecoderLayer(_Layer):
     seen, seen_cross: lists that receive the weights (B, H, T, T) and (B, H, T, S).
     """
 
-    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu"):
+    def __init__(
+        self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu",
+        kv_heads: int | None = None, positions: Module | None = None,
+    ):  # fmt: skip
         _check_norm(norm)
         self.norm = norm
-        self.self_attention = MultiHeadAttention(d_model, heads, dropout)
-        self.cross_attention = MultiHeadAttention(d_model, heads, dropout)
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout, True, kv_heads, positions)
+        self.cross_attention = MultiHeadAttention(d_model, heads, dropout, True, kv_heads)
         self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
         self.norm1 = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)

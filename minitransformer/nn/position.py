@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import backend
+from .. import backend, ops
+from ..tensor import as_array
 from . import init
 from .module import Module
 
@@ -33,6 +35,24 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     return table
 
 
+class _Sent:
+    """Tables that are the same at each step, kept where they are used, so that they go to a GPU once."""
+
+    most = 64
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple, Any] = {}
+
+    def get(self, like: Any, key: tuple, make: Callable[[], np.ndarray]) -> Any:
+        """Return a table on the backend of `like`, made now if it is new."""
+        where = backend.backend_of(as_array(like))
+        if (where, *key) not in self.tables:
+            if len(self.tables) >= self.most:  # lengths that come and go
+                self.tables.clear()
+            self.tables[where, *key] = backend.to_backend(make(), where)
+        return self.tables[where, *key]
+
+
 class SinusoidalPositions(Module):
     """Add fixed waves to a sequence: y = x + table[start : start + T].
 
@@ -41,15 +61,13 @@ class SinusoidalPositions(Module):
 
     def __init__(self, max_length: int, width: int):
         self.table = sinusoids(max_length, width)
-        self._tables: dict[tuple[str, str], Any] = {}  # the same, by backend and dtype: sent to a GPU once
+        self._tables = _Sent()
 
     def forward(self, x: Any, start: int = 0) -> Any:
         _check_length(start + x.shape[-2], len(self.table))
         data = x.data if hasattr(x, "node") else x
-        kind = backend.backend_of(data), data.dtype.char
-        if kind not in self._tables:
-            self._tables[kind] = backend.to_backend(self.table.astype(data.dtype), kind[0])
-        return x + self._tables[kind][start : start + x.shape[-2]]
+        table = self._tables.get(data, (data.dtype.char,), lambda: self.table.astype(data.dtype))
+        return x + table[start : start + x.shape[-2]]
 
 
 class LearnedPositions(Module):
@@ -64,6 +82,112 @@ class LearnedPositions(Module):
     def forward(self, x: Any, start: int = 0) -> Any:
         _check_length(start + x.shape[-2], self.weight.shape[0])
         return x + self.weight[start : start + x.shape[-2]]
+
+
+class RotaryPositions(Module):
+    """Rotate queries and keys, so that their product depends on how far apart they are and on nothing else.
+
+        angle[t, i] = t/scaling · base^(−2i/K)        see `ops.rotary`
+
+    x: (..., T, K) → (..., T, K); the first row stands at position `start`.
+
+    pairing: "halves" (Llama's weights) or "neighbours" (the paper). scaling > 1 squeezes longer texts into the
+    positions that were trained on (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd K or beyond
+    max_length. Su et al. 2021, arXiv:2104.09864.
+    """
+
+    def __init__(
+        self, width: int, max_length: int, base: float = 10000.0, pairing: str = "halves", scaling: float = 1.0
+    ):
+        if width < 2 or width % 2:
+            raise ValueError(f"rotary positions turn pairs; got a width of {width} a head; write heads for an even one")
+        if not scaling > 0 or not base > 0:
+            raise ValueError(f"base and scaling are positive; got {base} and {scaling}; write base=10000, scaling=1")
+        angle = np.arange(max_length)[:, None] / scaling * base ** (-np.arange(0, width, 2) / width)
+        self.pairing, self.cos, self.sin = pairing, np.cos(angle), np.sin(angle)
+        self._tables = _Sent()
+
+    def forward(self, x: Any, start: int = 0) -> Any:
+        end = start + x.shape[-2]
+        _check_length(end, len(self.cos))
+        data = as_array(x)
+        both = self._tables.get(data, (data.dtype.char,), lambda: np.stack([self.cos, self.sin]).astype(data.dtype))
+        return ops.rotary(x, both[0, start:end], both[1, start:end], self.pairing)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Return how steeply each head forgets with distance: 2^(−8/H), 2^(−16/H), ... for a power of two.
+
+    For other H, those of the power of two below, and every other one of the power above (as the authors' code does).
+    """
+    power = 2 ** int(math.log2(heads))
+    slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes + [2.0 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+
+
+class AlibiBias(Module):
+    """Make each head care less for what is farther: bias[h, i, j] = −slopeₕ·|i − j|, and nothing is learned.
+
+    (T, S) → (H, T, S); the last query stands at the last key. Where no look ahead is allowed, this is the paper's
+    bias; in an encoder both sides fade alike. Raises ValueError below one head. Press et al. 2021, arXiv:2108.12409.
+    """
+
+    def __init__(self, heads: int):
+        if heads < 1:
+            raise ValueError(f"a bias is for at least one head; got {heads}; write heads=4")
+        self.slopes = np.array(alibi_slopes(heads))
+        self._tables = _Sent()
+
+    def forward(self, queries: int, keys: int, like: Any) -> Any:
+        def bias() -> np.ndarray:
+            apart = np.abs(np.arange(keys)[None, :] - np.arange(keys - queries, keys)[:, None])
+            return (-self.slopes[:, None, None] * apart).astype(like.dtype)
+
+        return self._tables.get(like, (queries, keys, like.dtype.char), bias)
+
+
+def relative_buckets(queries: int, keys: int, buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
+    """Return the bucket of each distance between a query and a key: exact nearby, then ever wider.    → int (T, S)
+
+    Half of the buckets (of each direction) are for the distances 0, 1, 2, ...; the others grow as a logarithm up to
+    max_distance, and the last holds all beyond. Without `bidirectional` keys after the query share bucket 0.
+    """
+    ahead = np.arange(keys)[None, :] - np.arange(keys - queries, keys)[:, None]
+    if bidirectional:
+        buckets //= 2
+        offset, distance = (ahead > 0) * buckets, np.abs(ahead)
+    else:
+        offset, distance = np.zeros_like(ahead), np.maximum(-ahead, 0)
+    exact = buckets // 2
+    far = np.log(np.maximum(distance, 1) / exact) / math.log(max_distance / exact) * (buckets - exact)
+    return offset + np.where(distance < exact, distance, np.minimum(exact + far.astype(int), buckets - 1))
+
+
+class RelativeBias(Module):
+    """Learn, for each head, a bias for each bucket of distances.
+
+    (T, S) → (H, T, S); the last query stands at the last key.    weight: (buckets, H), as in T5.
+
+    Raises ValueError for fewer than 4 buckets or a max_distance that they reach exactly. Raffel et al. 2019,
+    arXiv:1910.10683, section 2.1.
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True):
+        if buckets < 4 or max_distance <= buckets // 2:
+            raise ValueError(
+                f"relative positions have at least 4 buckets, and a max_distance beyond them; got {buckets} and "
+                f"{max_distance}; write buckets=32, max_distance=128"
+            )
+        self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
+        self.weight = init.normal((buckets, heads), 0.02)
+        self._tables = _Sent()
+
+    def forward(self, queries: int, keys: int, like: Any = None) -> Any:
+        def buckets() -> np.ndarray:
+            return relative_buckets(queries, keys, self.buckets, self.max_distance, self.bidirectional)
+
+        ids = self._tables.get(self.weight, (queries, keys), buckets)
+        return ops.embedding(ids, self.weight).transpose(2, 0, 1)
 
 
 class NoPositions(Module):

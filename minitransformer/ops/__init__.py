@@ -14,6 +14,7 @@ from .attention import (
     attention_weights,
     causal_mask,
     join_heads,
+    repeat_heads,
     scaled_dot_product_attention,
     split_heads,
 )
@@ -45,22 +46,23 @@ from .erf import erf
 from .indexing import embedding, getitem, scatter_add, take_along_axis
 from .linear import einsum, linear, matmul
 from .norm import layer_norm, rms_norm
+from .position import rotary
 from .reduction import max, mean, min, sum
 from .shape import broadcast_to, concatenate, reshape, stack, swapaxes, transpose
 from .softmax import cross_entropy, log_softmax, softmax
 
 __all__ = [
-    "abs", "add", "attention_weights", "broadcast_to", "causal_mask", "clip", "concatenate", "cos",
-    "cross_entropy", "divide", "dropout", "dropout_add", "einsum", "embedding", "erf", "exp", "gelu", "getitem",
-    "join_heads", "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum",
-    "multiply", "negative", "power", "reciprocal", "relu", "reshape", "rms_norm", "scale",
+    "abs", "add", "attention_weights", "broadcast_to", "causal_mask", "clip", "concatenate", "cos", "cross_entropy",
+    "divide", "dropout", "dropout_add", "einsum", "embedding", "erf", "exp", "gelu", "getitem", "join_heads",
+    "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
+    "negative", "power", "reciprocal", "relu", "repeat_heads", "reshape", "rms_norm", "rotary", "scale",
     "scaled_dot_product_attention", "scatter_add", "shift", "sigmoid", "sign", "silu", "sin", "softmax",
     "split_heads", "sqrt", "stack", "subtract", "sum", "sum_to", "swapaxes", "take_along_axis", "tanh", "transpose",
     "where",
 ]  # fmt: skip
 
 # Functions that a body calls through `xp`, and that are more than one primitive.
-PRIMITIVES.update(matmul=matmul, einsum=einsum, concatenate=concatenate)
+PRIMITIVES.update(matmul=matmul, einsum=einsum, concatenate=concatenate, stack=stack)
 
 
 def _operand(value: Any, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from ..tensor import as_array, primitive
 from .dropout import dropout_mask
 from .elementwise import sum_to
 from .precision import lowered
+from .shape import broadcast_to
 from .softmax import softmax
 
 Made = tuple[Array, Callable]
@@ -18,20 +19,23 @@ Made = tuple[Array, Callable]
 
 @primitive
 def _attention(
-    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float, causal: bool
-) -> Made:
+    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
+    causal: bool,
+) -> Made:  # fmt: skip
     mask = _allowed(q, k, mask, causal)
-    p = softmax(xp.matmul(q, k.swapaxes(-1, -2)) * scale, mask=mask)
+    scores = xp.matmul(q, k.swapaxes(-1, -2)) * scale
+    p = softmax(scores if bias is None else scores + bias, mask=mask)
     mixed = p if kept is None else p * kept  # kept: 0, or 1/(1 − dropout)
 
-    def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
+    def vjp(g: Array) -> tuple[Array, Array, Array, None, None, Array | None]:
         g_v = xp.matmul(mixed.swapaxes(-1, -2), g)
         g_p = xp.matmul(g, v.swapaxes(-1, -2))
         g_p = g_p if kept is None else g_p * kept
-        g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True)) * scale
-        g_q = xp.matmul(g_scores, k)
-        g_k = xp.matmul(g_scores.swapaxes(-1, -2), q)
-        return sum_to(g_q, q.shape), sum_to(g_k, k.shape), sum_to(g_v, v.shape), None, None
+        g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True))
+        g_q = xp.matmul(g_scores, k) * scale
+        g_k = xp.matmul(g_scores.swapaxes(-1, -2), q) * scale
+        g_bias = None if bias is None else sum_to(g_scores, bias.shape)
+        return sum_to(g_q, q.shape), sum_to(g_k, k.shape), sum_to(g_v, v.shape), None, None, g_bias
 
     return xp.matmul(mixed, v), vjp
 
@@ -59,6 +63,16 @@ def join_heads(xp: Any, x: Array) -> Made:
     return y.reshape((*y.shape[:-2], heads * width)), vjp
 
 
+def repeat_heads(x: Any, groups: int) -> Any:
+    """Let each head serve `groups` queries' heads, side by side.    x: (..., H, S, K) → (..., H·groups, S, K)
+
+    Head h of the queries then meets head h // groups of the keys. Its gradient is the sum over those it serves.
+    """
+    *lead, heads, length, width = x.shape
+    wide = broadcast_to(x.reshape(*lead, heads, 1, length, width), (*lead, heads, groups, length, width))
+    return wide.reshape(*lead, heads * groups, length, width)
+
+
 def causal_mask(queries: int, keys: int, xp: Any) -> Array:
     """Return the mask under which a query sees itself and what came before it.    → boolean (T, S)
 
@@ -83,13 +97,16 @@ def _allowed(q: Any, k: Any, mask: Array | None, causal: bool) -> Array | None:
     return past if mask is None else mask & past
 
 
-def attention_weights(q: Any, k: Any, mask: Any = None, causal: bool = False, scale: float | None = None) -> Any:
-    """Return how much each query looks at each key: softmax(q·kᵀ/√K), each row summing to 1 (or 0, if fully masked).
+def attention_weights(
+    q: Any, k: Any, mask: Any = None, causal: bool = False, scale: float | None = None, bias: Any = None
+) -> Any:
+    """Return how much each query looks at each key: softmax(q·kᵀ/√K + bias), each row summing to 1 (or 0, if masked).
 
-    q: (..., T, K), k: (..., S, K) → (..., T, S)
+    q: (..., T, K), k: (..., S, K), bias: broadcastable to (..., T, S) → (..., T, S)
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return softmax(q @ k.swapaxes(-1, -2) * scale, mask=_allowed(q, k, _boolean(mask), causal))
+    scores = q @ k.swapaxes(-1, -2) * scale
+    return softmax(scores if bias is None else scores + bias, mask=_allowed(q, k, _boolean(mask), causal))
 
 
 def scaled_dot_product_attention(
@@ -100,16 +117,18 @@ def scaled_dot_product_attention(
     causal: bool = False,
     scale: float | None = None,
     dropout_p: float = 0.0,
+    bias: Any = None,
 ) -> Any:
     """Mix the values by how well each query matches each key.
 
-        y = softmax(q·kᵀ/√K)·v
+        y = softmax(q·kᵀ/√K + bias)·v
 
-    q: (..., T, K), k: (..., S, K), v: (..., S, Kᵥ) → y: (..., T, Kᵥ);    mask: boolean, broadcastable to (..., T, S)
+    q: (..., T, K), k: (..., S, K), v: (..., S, Kᵥ) → y: (..., T, Kᵥ);    mask, bias: broadcastable to (..., T, S)
 
     mask: True = may look. causal: only at oneself and before (the last query sits at the last key). A row that may
     look nowhere gives zeros and zero gradient. Scores have a spread of √K where q and k have one of 1; dividing by
-    it (not by √D) keeps the softmax out of its flat ends. dropout_p drops weights, for training only.
+    it (not by √D) keeps the softmax out of its flat ends. dropout_p drops weights, for training only. bias is added to
+    the scores, and may be learned.
     Raises ValueError for shapes, TypeError for a mask that is not boolean. Vaswani et al. 2017, arXiv:1706.03762.
     """
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
@@ -121,4 +140,4 @@ def scaled_dot_product_attention(
         shape = (*q.shape[:-1], k.shape[-2])
         kept = dropout_mask(shape, dropout_p, as_array(q))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return _attention(q, k, v, mask, kept, scale=scale, causal=causal)
+    return _attention(q, k, v, mask, kept, bias, scale=scale, causal=causal)

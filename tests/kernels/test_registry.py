@@ -288,7 +288,7 @@ def test_the_exact_gelu_in_single_precision_is_exact_in_its_tail(rng):
 def test_blocks_that_a_mask_empties_are_not_computed(rng):
     q, k, v = (a.astype("float32") for a in heads(rng, 1, 256, 256))
     mask = causal_mask(256, 256, np)
-    y, vjp = KERNELS["_attention", "numpy"](np, q, k, v, mask, None, scale=0.5, causal=False)
+    y, vjp = KERNELS["_attention", "numpy"](np, q, k, v, mask, None, None, scale=0.5, causal=False)
     blocks = next(c.cell_contents for c in vjp.__closure__ if isinstance(c.cell_contents, list))
     assert sum(b.p.size for b in blocks) <= 0.63 * 3 * 256 * 256
 

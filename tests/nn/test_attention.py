@@ -68,6 +68,29 @@ def test_the_scale_is_that_of_a_head_not_of_the_model(rng):
     np.testing.assert_allclose(np.asarray(weights), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_grouped_queries_agree_with_torch(kv_heads, torch, rng):
+    """Each head of keys serves neighbouring heads of queries, as in PyTorch and in published weights."""
+    attention = nn.MultiHeadAttention(8, 4, kv_heads=kv_heads).to("float64")
+    assert attention.k_proj.weight.shape == attention.v_proj.weight.shape == (2 * kv_heads, 8)
+    x = rng.standard_normal((2, 5, 8))
+    q, k, v = (
+        torch.tensor(p(x).numpy()).unflatten(-1, (n, 2)).transpose(1, 2)
+        for p, n in ((attention.q_proj, 4), (attention.k_proj, kv_heads), (attention.v_proj, kv_heads))
+    )
+    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    expected = attention.out_proj(mixed.transpose(1, 2).flatten(2).numpy())
+    np.testing.assert_allclose(attention(x, causal=True).numpy(), expected.numpy(), atol=1e-12)
+
+
+def test_a_bias_is_added_to_the_scores(torch, rng):
+    q, k, v = (rng.standard_normal((2, 3, n, 4)) for n in (5, 7, 7))
+    bias = rng.standard_normal((3, 5, 7))
+    ours = mt.ops.scaled_dot_product_attention(*[mt.tensor(a) for a in (q, k, v)], bias=mt.tensor(bias))
+    theirs = torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), torch.tensor(bias)[None])
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-12)
+
+
 def test_padded_keys_change_nothing(rng):
     attention = nn.MultiHeadAttention(D, H)
     x = rng.standard_normal((1, 4, D)).astype("float32")
@@ -89,6 +112,7 @@ def test_dropout_is_off_in_eval(rng):
     [
         (lambda x: nn.MultiHeadAttention(10, 3), "d_model=10, heads=3"),
         (lambda x: nn.MultiHeadAttention(10, 0), "heads=0"),
+        (lambda x: nn.MultiHeadAttention(12, 4, kv_heads=3), "heads=4, kv_heads=3"),
         (lambda x: nn.MultiHeadAttention(12, 3, dropout=1.0), "0 <= p < 1"),
         (lambda x: nn.MultiHeadAttention(12, 3)(x[..., :11]), r"x \(2, 5, 11\)"),
         (lambda x: nn.MultiHeadAttention(12, 3)(x, key_mask=np.ones((2, 4), bool)), r"\(2, 4\)"),

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from minitransformer import nn
-from minitransformer.nn.position import sinusoids
+import minitransformer as mt
+from minitransformer import nn, ops
+from minitransformer.models import GPT2, GPT2Config
+from minitransformer.nn.position import alibi_slopes, relative_buckets, sinusoids
 
 
 def test_the_table_is_that_of_the_paper():
@@ -38,3 +40,119 @@ def test_positions_start_where_told_and_end_with_the_table(kind, rng):
 def test_no_positions_add_nothing(rng):
     x = rng.standard_normal((2, 3, 6))
     assert nn.NoPositions()(x) is x
+
+
+# -- positions that act in attention ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("scaling", [1.0, 4.0])
+def test_rotary_agrees_with_llama(scaling, transformers, torch, rng):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    x = rng.standard_normal((2, 3, 7, 8)).astype("float32")
+    positions = torch.arange(7).float() / scaling
+    angle = positions[:, None] * 10000.0 ** (-torch.arange(0, 8, 2).float() / 8)
+    twice = torch.cat([angle, angle], dim=-1)[None]
+    expected, _ = apply_rotary_pos_emb(torch.tensor(x), torch.tensor(x), twice.cos(), twice.sin())
+    ours = nn.RotaryPositions(8, 9, scaling=scaling)(mt.tensor(x))
+    np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_the_papers_pairing_is_llamas_with_the_numbers_in_another_order(rng):
+    x = rng.standard_normal((2, 5, 6))
+    order = [0, 2, 4, 1, 3, 5]  # neighbours, taken apart into halves
+    halves, neighbours = (nn.RotaryPositions(6, 5, pairing=p) for p in ("halves", "neighbours"))
+    np.testing.assert_allclose(neighbours(x)[..., order], halves(np.ascontiguousarray(x[..., order])), atol=1e-12)
+
+
+@pytest.mark.parametrize("pairing", ["halves", "neighbours"])
+def test_rotary_keeps_lengths_and_knows_only_distances(pairing, rng):
+    rotary = nn.RotaryPositions(6, 30, pairing=pairing)
+    q, k = rng.standard_normal((2, 6))
+    products = {}
+    for i, j in ((3, 1), (12, 10), (25, 23), (3, 2)):
+        turned = rotary(q[None], i) @ rotary(k[None], j).T
+        products[i, j] = turned.item()
+        np.testing.assert_allclose(np.linalg.norm(rotary(q[None], i)), np.linalg.norm(q), rtol=1e-12)
+    np.testing.assert_allclose([products[12, 10], products[25, 23]], products[3, 1], rtol=1e-10)
+    assert abs(products[3, 2] - products[3, 1]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["rotary", "alibi", "relative"])
+def test_attention_with_relative_positions_does_not_see_a_shift(kind, rng):
+    """The same tokens further on, with padding before them that is not looked at, give the same output."""
+    places = {"rotary": lambda: nn.RotaryPositions(4, 20), "alibi": lambda: nn.AlibiBias(3),
+              "relative": lambda: nn.RelativeBias(3, 8, 10)}[kind]()  # fmt: skip
+    attention = nn.MultiHeadAttention(12, 3, positions=places)
+    x = rng.standard_normal((1, 5, 12)).astype("float32")
+    shifted = np.concatenate([rng.standard_normal((1, 6, 12)).astype("float32"), x], axis=1)
+    real = np.array([[False] * 6 + [True] * 5])
+    for causal in (True, False):
+        there = attention(shifted, key_mask=real, causal=causal).numpy()[:, 6:]
+        np.testing.assert_allclose(there, attention(x, causal=causal).numpy(), atol=2e-6)
+    mixed = attention(x[:, ::-1].copy()).numpy()[:, ::-1]
+    if kind != "alibi":  # which sees distances alone, and no direction
+        assert np.abs(mixed - attention(x).numpy()).max() > 1e-4
+
+
+def test_the_slopes_of_alibi_are_those_of_the_paper():
+    np.testing.assert_allclose(alibi_slopes(8), [2.0**-i for i in range(1, 9)])
+    np.testing.assert_allclose(alibi_slopes(16), [2.0 ** (-i / 2) for i in range(1, 17)])
+    assert alibi_slopes(12) == alibi_slopes(8) + alibi_slopes(16)[0::2][:4]
+    assert alibi_slopes(1) == [2.0**-8]
+
+
+def test_the_bias_of_alibi_grows_with_distance():
+    bias = nn.AlibiBias(2)(3, 4, np.ones(1, "float32"))
+    assert bias.dtype == np.float32
+    np.testing.assert_allclose(bias[0], -(2.0**-4) * np.array([[1, 0, 1, 2], [2, 1, 0, 1], [3, 2, 1, 0]]))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("buckets, distance", [(32, 128), (8, 20)])
+def test_buckets_are_those_of_t5(bidirectional, buckets, distance, transformers, torch):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    apart = torch.arange(300)[None, :] - torch.arange(300)[:, None]
+    expected = T5Attention._relative_position_bucket(apart, bidirectional, buckets, distance)
+    np.testing.assert_array_equal(relative_buckets(300, 300, buckets, distance, bidirectional), expected.numpy())
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi", "relative"])
+def test_a_language_model_has_positions_by_one_field(positions, rng):
+    model = GPT2(GPT2Config(11, 16, 12, 3 if positions != "rotary" else 2, 2, 24, 0.0, positions=positions))
+    ids = rng.integers(0, 11, (2, 9))
+    logits = model(ids).numpy()
+    later = ids.copy()
+    later[:, 6:] = (later[:, 6:] + 1) % 11
+    np.testing.assert_array_equal(model(later).numpy()[:, :6], logits[:, :6])  # no look ahead
+    swapped = ids[:, [1, 0, *range(2, 9)]]
+    assert np.abs(model(swapped).numpy()[:, -1] - logits[:, -1]).max() > 1e-6  # the order of the past is seen
+
+
+def test_relative_positions_are_shared_by_the_layers_of_a_stack():
+    model = GPT2(GPT2Config(11, 16, 12, 3, 2, 24, positions="relative"))
+    names = [name for name, _ in model.named_parameters() if "positions" in name]
+    assert names == ["decoder.layers.0.self_attention.positions.weight"]
+    first, second = (layer.self_attention.positions for layer in model.decoder.layers)
+    assert first is second
+
+
+@pytest.mark.parametrize(
+    "act, text",
+    [
+        (lambda: nn.RotaryPositions(5, 8), "turn pairs; got a width of 5"),
+        (lambda: nn.RotaryPositions(6, 8, scaling=0), "are positive"),
+        (lambda: nn.RotaryPositions(6, 8)(np.ones((9, 6))), "max_length=8; got a sequence of 9"),
+        (
+            lambda: ops.rotary(np.ones((3, 4)), np.ones((3, 2)), np.ones((3, 2)), "both"),
+            "halves, neighbours; got 'both'",
+        ),
+        (lambda: ops.rotary(np.ones((3, 4)), np.ones((2, 2)), np.ones((2, 2))), r"cos \(2, 2\)"),
+        (lambda: nn.AlibiBias(0), "at least one head"),
+        (lambda: nn.RelativeBias(2, 32, 16), "max_distance beyond"),
+        (lambda: GPT2Config(positions="up"), "got 'up'"),
+        (lambda: GPT2Config(d_model=12, heads=4, positions="rotary"), "got 3 numbers a head"),
+    ],
+)
+def test_misuse_of_positions_is_named(act, text):
+    with pytest.raises(ValueError, match=text):
+        act()

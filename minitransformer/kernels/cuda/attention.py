@@ -87,16 +87,22 @@ def _room(xp: Any, x: Array) -> Array:
 
 @kernel(_attention, "cupy")
 def attention(
-    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, *, scale: float, causal: bool
-) -> Made:
-    """Attend; q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ). Other ranks are the book's.
+    xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
+    causal: bool,
+) -> Made:  # fmt: skip
+    """Attend; q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ). Other ranks, and a bias, are the book's.
 
     The weights are stored once (T·S, and once more with dropout) for the backward. Products move what they read and
     write; the softmax between them reads and writes T·S once each way.
     """
-    plain = q.ndim != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2] or not q.dtype == k.dtype == v.dtype
+    plain = (
+        bias is not None
+        or q.ndim != 4
+        or not q.shape[:2] == k.shape[:2] == v.shape[:2]
+        or not q.dtype == k.dtype == v.dtype
+    )
     if plain or q.dtype.char not in "efd" or not (q.size and k.size and v.size) or (mask is not None and mask.ndim > 4):
-        return book(_attention)(xp, q, k, v, mask, kept, scale=scale, causal=causal)
+        return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal)
     inner = scale
     if q.dtype.char == "e":  # unscaled scores could leave half precision
         q, inner = q * scale, 1.0
@@ -108,7 +114,7 @@ def attention(
     softmax_rows(p, p, mask, causal, inner, None if kept is None else mixed, kept)
     products(xp, of_mixed, of_v, of_y)
 
-    def vjp(g: Array) -> tuple[Array, Array, Array, None, None]:
+    def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:
         g_q, g_k, g_v, g_p = _room(xp, q), _room(xp, k), _room(xp, v), xp.empty_like(p)
         of_g, of_g_q, of_g_k, of_g_v, of_g_p = stacks(xp, g, g_q, g_k, g_v, g_p)
         products(xp, of_mixed.turned, of_g, of_g_v)
@@ -118,6 +124,6 @@ def attention(
         products(xp, of_g_p.turned, of_q, of_g_k)
         if inner != scale:
             g_q *= scale
-        return g_q, g_k, g_v, None, None
+        return g_q, g_k, g_v, None, None, None
 
     return y, vjp
