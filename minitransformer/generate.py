@@ -41,13 +41,15 @@ def sampler(temperature: float = 1.0, top_k: int = 0, seed: int = 0) -> Callable
 
 
 def translate(
-    model: Any, sources: Sequence[Sequence[int]], bos: int, eos: int, max_length: int, choose: Callable = greedy
-) -> list[list[int]]:
+    model: Any, sources: Sequence[Sequence[int]], bos: int, eos: int, max_length: int, choose: Callable = greedy,
+    cached: bool = True,
+) -> list[list[int]]:  # fmt: skip
     """Decode a batch of sources with an encoder-decoder until each has written EOS, or max_length tokens.
 
     sources: lists of token ids → lists of token ids, without BOS and EOS
 
-    The batch is padded to its longest; the model must be in eval mode. Raises ValueError for an empty source.
+    The batch is padded to its longest; the model must be in eval mode. cached=False decodes the whole target anew for
+    each token, which comes to the same tokens. Raises ValueError for an empty source.
     """
     if any(not len(s) for s in sources):
         raise ValueError("a source has at least one token; got an empty one; remove it")
@@ -61,8 +63,10 @@ def translate(
     done = np.zeros(len(sources), dtype=bool)
     with no_grad():
         memory, mask = model.encode(xp.asarray(source))
+        caches = model.decoder.new_caches() if cached else None
         while not done.all() and target.shape[1] <= max_length:
-            logits = as_array(model.decode(xp.asarray(target), memory, mask))
+            new = target[:, -1:] if cached else target
+            logits = as_array(model.decode(xp.asarray(new), memory, mask, caches=caches))
             chosen = choose(backend.to_numpy(logits[:, -1]))
             chosen = np.where(done, pad, chosen)
             done |= chosen == eos
@@ -76,7 +80,7 @@ def _until(ids: list[int], eos: int, pad: int) -> list[int]:
 
 
 def continue_text(
-    model: Any, ids: Sequence[int], count: int, choose: Callable = greedy, stop: int | None = None
+    model: Any, ids: Sequence[int], count: int, choose: Callable = greedy, stop: int | None = None, cached: bool = True
 ) -> list[int]:
     """Write up to `count` tokens after a prompt with a causal language model; the prompt's last max_length are seen.
 
@@ -87,8 +91,12 @@ def continue_text(
     window, xp = model.config.max_length, backend.xp()
     written = list(ids)
     with no_grad():
+        caches, read = model.decoder.new_caches(), 0
         for _ in range(count):
-            logits = as_array(model(xp.asarray(np.array([written[-window:]]))))
+            if not cached or len(written) > window:  # the window moves: every token stands elsewhere than before
+                caches, read = None, max(0, len(written) - window)
+            logits = as_array(model(xp.asarray(np.array([written[read:]])), caches=caches))
+            read = len(written)
             token = int(choose(backend.to_numpy(logits[:, -1]))[0])
             if token == stop:
                 break

@@ -39,7 +39,7 @@ class GPT2Config(Config):
 class GPT2(nn.Module):
     """Score the token that follows each token; position t sees 0 … t and nothing later.
 
-    ids: integers (B, T) → logits (B, T, V)
+    ids: integers (B, T) → logits (B, T, V).    With caches (`decoder.new_caches()`), ids come after those read before.
 
     Pre-norm, learned positions, GELU in its tanh form, the output projection tied to the embedding, weights drawn
     with spread 0.02, those that write into the residual sum with 0.02/√(2·layers).
@@ -68,11 +68,11 @@ class GPT2(nn.Module):
             for linear in (attention.out_proj, feed.down):
                 linear.weight = nn.init.normal(linear.weight.shape, into_residual)
 
-    def forward(self, ids: Any, seen: list | None = None) -> Any:
+    def forward(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
         if ids.ndim != 2:
             raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
-        x = self.drop(self.positions(self.embedding(ids)))
-        return ops.linear(self.decoder(x, causal=True, seen=seen), self.embedding.weight)
+        x = self.drop(self.positions(self.embedding(ids), caches[0].past.length if caches else 0))
+        return ops.linear(self.decoder(x, causal=True, seen=seen, caches=caches), self.embedding.weight)
 
     def attention(self, ids: Any) -> dict[str, list[Any]]:
         """Return every attention weight, by layer: decoder (B, H, T, T)."""

@@ -100,11 +100,11 @@ class Transformer(nn.Module):
         if c.tie_embeddings != "none":
             self.output.weight = self.target_embedding.weight
 
-    def embed(self, ids: Any, embedding: nn.Embedding) -> Any:
-        """Turn ids into vectors that know their positions.    (B, T) → (B, T, D)"""
+    def embed(self, ids: Any, embedding: nn.Embedding, start: int = 0) -> Any:
+        """Turn ids into vectors that know their positions, from `start` on.    (B, T) → (B, T, D)"""
         if ids.ndim != 2:
             raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
-        return self.drop(self.positions(embedding(ids) * math.sqrt(self.config.d_model)))
+        return self.drop(self.positions(embedding(ids) * math.sqrt(self.config.d_model), start))
 
     def encode(self, source: Any, seen: list | None = None) -> tuple[Any, Any]:
         """Read the source.    (B, S) → memory (B, S, D), and which of it is real (B, S)"""
@@ -112,14 +112,16 @@ class Transformer(nn.Module):
         return self.encoder(self.embed(source, self.source_embedding), key_mask=mask, seen=seen), mask
 
     def decode(
-        self, target: Any, memory: Any, memory_mask: Any, seen: list | None = None, seen_cross: list | None = None
-    ) -> Any:
+        self, target: Any, memory: Any, memory_mask: Any, seen: list | None = None, seen_cross: list | None = None,
+        caches: list[nn.LayerCache] | None = None,
+    ) -> Any:  # fmt: skip
         """Score the token after each of the target's.    (B, T), (B, S, D), (B, S) → logits (B, T, V)
 
+        With caches (`decoder.new_caches()`) the target is what comes after all that was decoded with them before.
         Causality already hides the padding at the end of a target from all real positions.
         """
-        x = self.embed(target, self.target_embedding)
-        x = self.decoder(x, memory, memory_mask=memory_mask, seen=seen, seen_cross=seen_cross)
+        x = self.embed(target, self.target_embedding, caches[0].past.length if caches else 0)
+        x = self.decoder(x, memory, memory_mask=memory_mask, seen=seen, seen_cross=seen_cross, caches=caches)
         return self.output(x)
 
     def forward(self, source: Any, target: Any) -> Any:

@@ -4,6 +4,7 @@ from . import init
 from .activation import GELU, Dropout, ReLU, SiLU
 from .attention import MultiHeadAttention
 from .block import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward
+from .cache import KVCache, LayerCache
 from .linear import Embedding, Linear
 from .module import Module, ModuleList, Parameter, Sequential
 from .norm import LayerNorm, RMSNorm
@@ -17,8 +18,8 @@ from .position import (
 )
 
 __all__ = [
-    "GELU", "AlibiBias", "Decoder", "DecoderLayer", "Dropout", "Embedding", "Encoder", "EncoderLayer", "FeedForward",
-    "LayerNorm", "LearnedPositions", "Linear", "Module", "ModuleList", "MultiHeadAttention", "NoPositions",
-    "Parameter", "RMSNorm", "ReLU", "RelativeBias", "RotaryPositions", "Sequential", "SiLU", "SinusoidalPositions",
-    "init",
+    "AlibiBias", "Decoder", "DecoderLayer", "Dropout", "Embedding", "Encoder", "EncoderLayer", "FeedForward", "GELU",
+    "KVCache", "LayerCache", "LayerNorm", "LearnedPositions", "Linear", "Module", "ModuleList", "MultiHeadAttention",
+    "NoPositions", "Parameter", "RMSNorm", "ReLU", "RelativeBias", "RotaryPositions", "Sequential", "SiLU",
+    "SinusoidalPositions", "init",
 ]  # fmt: skip

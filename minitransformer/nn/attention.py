@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import ops
 from ..tensor import as_array
+from .cache import KVCache
 from .linear import Linear
 from .module import Module
 from .position import RotaryPositions
@@ -24,7 +25,8 @@ class MultiHeadAttention(Module):
 
     kv_heads: heads of keys and values, each serving H/kv_heads heads of queries: 1 is multi-query attention (Shazeer
     2019, arXiv:1911.02150), between 1 and H grouped-query (Ainslie et al. 2023, arXiv:2305.13245). positions: a module
-    that turns queries and keys (RotaryPositions) or makes a bias (AlibiBias, RelativeBias).
+    that turns queries and keys (RotaryPositions) or makes a bias (AlibiBias, RelativeBias). cache: what was read
+    before, to which the new keys are added; the queries are then the last ones (see nn.KVCache).
     Raises ValueError when H does not divide D, or kv_heads H, or for wrong shapes.
     Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
     """
@@ -66,13 +68,20 @@ class MultiHeadAttention(Module):
         key_mask: Any = None,
         causal: bool = False,
         return_weights: bool = False,
+        cache: KVCache | None = None,
     ) -> Any:
         key = query if key is None else key
         value = key if value is None else value
         q = self.split(self.q_proj(query))
-        k = self.split(self.k_proj(key), self.kv_heads)
-        v = self.split(self.v_proj(value), self.kv_heads)
-        q, k, bias = self.place(q, k)
+        if cache is not None and cache.fixed and cache.length:
+            k, v = cache.read()
+        else:
+            k = self.split(self.k_proj(key), self.kv_heads)
+            v = self.split(self.v_proj(value), self.kv_heads)
+            q, k = self.turn(q, k, 0 if cache is None else cache.length)
+            if cache is not None:
+                k, v = cache.extend(k, v)
+        bias = None if self.positions is None or self.turns else self.positions(q.shape[-2], k.shape[-2], q)
         if self.kv_heads < self.heads:
             k, v = (ops.repeat_heads(x, self.heads // self.kv_heads) for x in (k, v))
         mask = self._masks(mask, key_mask, key)
@@ -81,13 +90,19 @@ class MultiHeadAttention(Module):
         y = self.out_proj(self.join(y))
         return (y, ops.attention_weights(q, k, mask, causal, bias=bias)) if return_weights else y
 
-    def place(self, q: Any, k: Any) -> tuple[Any, Any, Any]:
-        """Let positions act: turn q (B, H, T, K) and k (B, H, S, K), or return a bias (H, T, S) beside them."""
-        if self.positions is None:
-            return q, k, None
-        if isinstance(self.positions, RotaryPositions):
-            return self.positions(q, k.shape[-2] - q.shape[-2]), self.positions(k), None
-        return q, k, self.positions(q.shape[-2], k.shape[-2], q)
+    @property
+    def turns(self) -> bool:
+        """Whether positions turn queries and keys (and do not make a bias)."""
+        return isinstance(self.positions, RotaryPositions)
+
+    def turn(self, q: Any, k: Any, past: int = 0) -> tuple[Any, Any]:
+        """Let positions turn q (B, H, T, K) and k (B, H, S, K), of which the last stand at one place.
+
+        past: how many keys were there before.
+        """
+        if self.positions is None or not self.turns:
+            return q, k
+        return self.positions(q, past + k.shape[-2] - q.shape[-2]), self.positions(k, past)
 
     @staticmethod
     def _masks(mask: Any, key_mask: Any, key: Any) -> Any:

@@ -6,12 +6,13 @@ post-norm:  norm(x + f(x))          as in the paper of 2017: needs a warm-up
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import ops
 from .activation import Dropout, activation
 from .attention import MultiHeadAttention
+from .cache import LayerCache
 from .linear import Linear
 from .module import Module, ModuleList
 from .norm import LayerNorm
@@ -85,9 +86,13 @@ class EncoderLayer(_Layer):
         self.norm2 = LayerNorm(d_model)
         self.drop = Dropout(dropout)
 
-    def forward(self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None) -> Any:
+    def forward(
+        self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None,
+        cache: LayerCache | None = None,
+    ) -> Any:  # fmt: skip
+        past = None if cache is None else cache.past
         x = self.residual(
-            x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=causal)
+            x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=causal, cache=past)
         )
         return self.residual(x, self.norm2, self.feed_forward)
 
@@ -121,11 +126,16 @@ class DecoderLayer(_Layer):
         memory_mask: Any = None,
         seen: list | None = None,
         seen_cross: list | None = None,
+        cache: LayerCache | None = None,
     ) -> Any:
-        x = self.residual(x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=True))
+        past, read = (None, None) if cache is None else (cache.past, cache.memory)
         x = self.residual(
-            x, self.norm2, lambda h: _keep(seen_cross, self.cross_attention, h, memory, key_mask=memory_mask)
+            x, self.norm1, lambda h: _keep(seen, self.self_attention, h, key_mask=key_mask, causal=True, cache=past)
         )
+        x = self.residual(
+            x, self.norm2,
+            lambda h: _keep(seen_cross, self.cross_attention, h, memory, key_mask=memory_mask, cache=read),
+        )  # fmt: skip
         return self.residual(x, self.norm3, self.feed_forward)
 
 
@@ -135,6 +145,15 @@ class _Stack(Module):
         # In pre-norm nothing has normalised the sum that leaves the last layer.
         self.norm = LayerNorm(d_model) if layers and layers[0].norm == "pre" else None
 
+    def with_caches(self, caches: list[LayerCache] | None) -> Iterator[tuple[Any, LayerCache | None]]:
+        """Yield each layer with its cache, or with None."""
+        for i, layer in enumerate(self.layers):
+            yield layer, None if caches is None else caches[i]
+
+    def new_caches(self) -> list[LayerCache]:
+        """Return empty caches, one for each layer, to write with token by token."""
+        return [LayerCache() for _ in self.layers]
+
     def finish(self, x: Any) -> Any:
         """Normalise the sum where the layers have not.    (B, T, D) → (B, T, D)"""
         return x if self.norm is None else self.norm(x)
@@ -143,9 +162,12 @@ class _Stack(Module):
 class Encoder(_Stack):
     """EncoderLayers one on another, and in pre-norm a last LayerNorm.    x: (B, T, D) → (B, T, D)"""
 
-    def forward(self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None) -> Any:
-        for layer in self.layers:
-            x = layer(x, key_mask, causal, seen)
+    def forward(
+        self, x: Any, key_mask: Any = None, causal: bool = False, seen: list | None = None,
+        caches: list[LayerCache] | None = None,
+    ) -> Any:  # fmt: skip
+        for layer, cache in self.with_caches(caches):
+            x = layer(x, key_mask, causal, seen, cache)
         return self.finish(x)
 
 
@@ -160,7 +182,8 @@ class Decoder(_Stack):
         memory_mask: Any = None,
         seen: list | None = None,
         seen_cross: list | None = None,
+        caches: list[LayerCache] | None = None,
     ) -> Any:
-        for layer in self.layers:
-            x = layer(x, memory, key_mask, memory_mask, seen, seen_cross)
+        for layer, cache in self.with_caches(caches):
+            x = layer(x, memory, key_mask, memory_mask, seen, seen_cross, cache)
         return self.finish(x)

@@ -1,0 +1,100 @@
+"""Writing with a cache: the n-th row of the full forward, for every kind of positions and heads; and its memory."""
+
+import numpy as np
+import pytest
+
+import minitransformer as mt
+from minitransformer import generate, nn
+from minitransformer.models import GPT2, GPT2Config, Transformer, TransformerConfig
+
+POSITIONS = ["learned", "sinusoidal", "rotary", "alibi", "relative", "none"]
+
+
+def language_model(positions="learned", kv_heads=0):
+    mt.manual_seed(3)
+    model = GPT2(GPT2Config(11, 24, 16, 4, 2, 24, 0.1, positions=positions, kv_heads=kv_heads))
+    for p in model.parameters():  # spread out, so that tokens differ
+        p.data[...] *= 4
+    return model.eval()
+
+
+@pytest.mark.parametrize("kv_heads", [0, 1, 2])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 1, 3, 2], [12]])
+def test_each_row_is_that_of_the_full_forward(positions, kv_heads, chunks, rng):
+    """Token by token, or the prompt in chunks of any length."""
+    model = language_model(positions, kv_heads)
+    ids = mt.tensor(rng.integers(0, 11, (2, 12))).data
+    with mt.no_grad():
+        full = model(ids).numpy()
+        caches, read, rows = model.decoder.new_caches(), 0, []
+        for n in chunks:
+            rows.append(model(ids[:, read : read + n], caches=caches).numpy())
+            read += n
+    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=2e-6 * np.abs(full).max())
+    assert all(c.past.length == 12 and c.memory.length == 0 for c in caches)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "rotary", "relative"])
+def test_a_decoder_with_a_cache_writes_the_same_rows(positions, rng):
+    model = Transformer(TransformerConfig(11, 11, 16, 4, 2, 24, 0.0, 24, positions=positions, kv_heads=2)).eval()
+    source = rng.integers(1, 11, (3, 7))
+    source[1, 4:] = 0
+    target = rng.integers(1, 11, (3, 9))
+    source, target = mt.tensor(source).data, mt.tensor(target).data
+    with mt.no_grad():
+        memory, mask = model.encode(source)
+        full = model.decode(target, memory, mask).numpy()
+        caches = model.decoder.new_caches()
+        rows = [model.decode(target[:, i : i + 1], memory, mask, caches=caches).numpy() for i in range(9)]
+    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=2e-6 * np.abs(full).max())
+    assert all(c.past.length == 9 and c.memory.length == 7 for c in caches)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_what_is_written_is_the_same_with_and_without_a_cache(positions):
+    """Greedily and by sampling, and on beyond the window, where positions begin to move."""
+    model = language_model(positions)
+    for choose in (lambda: generate.greedy, lambda: generate.sampler(3.0, 11, 7)):
+        a, b = (generate.continue_text(model, [1, 2, 3], 40, choose(), cached=c) for c in (True, False))
+        assert a == b and len(a) == 40
+    assert len(set(a)) > 2
+
+
+def test_translations_are_the_same_with_and_without_a_cache(rng):
+    model = Transformer(TransformerConfig(11, 11, 16, 4, 2, 24, 0.0, 24)).eval()
+    sources = [rng.integers(3, 11, n).tolist() for n in (3, 7, 1, 5)]
+    a, b = (generate.translate(model, sources, 1, 2, 12, cached=c) for c in (True, False))
+    assert a == b
+
+
+def test_rows_can_be_chosen_and_the_rest_is_forgotten(rng):
+    model = language_model("rotary")
+    ids = rng.integers(0, 11, (3, 6))
+    with mt.no_grad():
+        caches = model.decoder.new_caches()
+        model(mt.tensor(ids[:, :5]).data, caches=caches)
+        for cache in caches:
+            cache.select(mt.tensor(np.array([2, 0])).data)
+        chosen = model(mt.tensor(ids[[2, 0], 5:]).data, caches=caches).numpy()
+        full = model(mt.tensor(ids[[2, 0]]).data).numpy()[:, -1:]
+    np.testing.assert_allclose(chosen, full, rtol=0, atol=2e-6 * np.abs(full).max())
+
+
+def test_fewer_heads_of_keys_take_less_memory(rng):
+    sizes = {}
+    for kv_heads in (1, 2, 4):
+        model = language_model("alibi", kv_heads)
+        with mt.no_grad():
+            caches = model.decoder.new_caches()
+            model(mt.tensor(rng.integers(0, 11, (2, 8))).data, caches=caches)
+        sizes[kv_heads] = sum(c.past.nbytes for c in caches)
+    assert sizes[2] == 2 * sizes[1] and sizes[4] == 4 * sizes[1]
+    assert sizes[4] == 2 * 2 * 4 * 2 * 16 * 4 * 4  # layers, k and v, heads, batch, room for 16 tokens, K, bytes
+
+
+def test_a_cache_is_not_for_training(rng):
+    model = language_model()
+    with pytest.raises(RuntimeError, match="for writing, not for training"):
+        model(mt.tensor(rng.integers(0, 11, (1, 3))).data, caches=model.decoder.new_caches())
+    assert nn.KVCache().nbytes == 0
