@@ -140,7 +140,7 @@ def test_a_leaf_is_ready_when_its_last_gradient_has_come(rng):
     loss().backward()
     order, found = [], {}
     value = loss()
-    for node, g, _ in _propagate(value.node, np.ones(()), keep_graph=False, leaves_when_ready=True):
+    for node, g, _ in _propagate(value.node, value.data * 0 + 1, keep_graph=False, leaves_when_ready=True):
         order.append(node)
         found[node] = g
     assert order == [v.node, w.node, x.node] or order == [v.node, x.node, w.node]
