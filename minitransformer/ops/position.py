@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
-from ..tensor import primitive
+from ..tensor import as_array, primitive
 
 Made = tuple[Array, Callable]
 PAIRINGS = ("halves", "neighbours")
@@ -46,4 +46,5 @@ def rotary(x: Any, cos: Any, sin: Any, pairing: str = "halves") -> Any:
     if x.shape[-1] % 2 or cos.shape != wanted or sin.shape != wanted:
         came = f"x {tuple(x.shape)}, cos {tuple(cos.shape)}, sin {tuple(sin.shape)}"
         raise ValueError(f"rotary needs x (..., T, K) with an even K, cos and sin (T, K/2); got {came}; match them")
+    cos, sin = (as_array(a).astype(x.dtype, copy=False) for a in (cos, sin))  # constants: they widen nothing
     return _rotary(x, cos, sin, pairing=pairing)
