@@ -264,7 +264,7 @@ for _name, _make in {
     )  # fmt: skip
 _module(MODULES, "RotaryPositions", lambda: nn.RotaryPositions(6, 11, scaling=2.0), _normal((2, 3, 6)))
 _module(MODULES, "RelativeBias", lambda: nn.RelativeBias(2, 8, 9), lambda rng: [], lambda f, p: f(p, 5, 7))
-_module(MODULES, "AlibiBias", lambda: nn.AlibiBias(3), _normal((2, 3, 5, 7)), lambda f, p, x: x * here(f(p, 5, 7, x)))
+_module(MODULES, "AlibiBias", lambda: nn.AlibiBias(3), _normal((2, 3, 5, 7)), lambda f, p, x: x * f(p, 5, 7, x))
 _module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
 for _norm in ("pre", "post"):
     _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, here(MASK)))  # type: ignore[misc]  # fmt: skip
