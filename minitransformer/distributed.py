@@ -23,8 +23,8 @@ from .kernels.blas import limit_blas_threads
 from .kernels.cuda.nccl import NcclCommunicator
 from .kernels.memory import keep_freed_memory
 from .nn import Module
-from .parallel import Loss, _collector_paused, _may_overflow, cores
-from .tensor import _propagate
+from .parallel import Loss, collector_paused, cores, may_overflow
+from .tensor import _propagate, _seed_gradient
 
 BUCKET_BYTES = 1 << 20  # of gradients that travel together: enough to pay for the trip, few enough to set off early
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # set by mpiexec of MPICH, Intel MPI and Open MPI
@@ -206,11 +206,11 @@ class DataParallel:
         value: Any = 0.0
         tokens = 0
         if end > first:
-            with _collector_paused(), _may_overflow(self.scale), backend.drawing_for_rows(first, end - first):
+            with collector_paused(), may_overflow(self.scale), backend.drawing_for_rows(first, end - first):
                 loss, tokens = self.loss(*[a[first:end] for a in arrays])
                 if loss.node is not None and tokens:
                     value = loss.data * tokens
-                    seed = loss.data * 0 + tokens * self.scale
+                    seed = _seed_gradient(loss, tokens * self.scale)
                     for node, g, _ in _propagate(loss.node, seed, keep_graph=False, leaves_when_ready=True):
                         if node in self._place:
                             progress.take(node, g)
@@ -242,7 +242,7 @@ class DataParallel:
     def _add_late(self, p: Any, g: Any) -> None:
         """Sum up, on its own, a gradient that has come on some rank after its bucket had gone."""
         index, part = self._place[p.node]
-        room = self.buckets[index][: p.size + 1] * 0
+        room = backend.namespace((self.buckets[index],)).zeros_like(self.buckets[index][: p.size + 1])
         if g is not None:
             room[:-1], room[-1] = g.reshape(-1), 1
         self.communicator.start_sum(room)

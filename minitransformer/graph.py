@@ -72,14 +72,14 @@ class GraphedStep:
         self.step, self.count, self.tokens = step, count, tokens
         xp = backend.xp()
         self.stream, self.pool = xp.cuda.Stream(non_blocking=True), xp.cuda.MemoryPool()
-        self.shapes: dict[tuple, int] = {}
+        self.seen: set[tuple] = set()  # shapes of batches
         self.graphs: dict[tuple, tuple[Any, Live, Any, Any]] = {}
 
     def __call__(self, *arrays: np.ndarray) -> tuple[Any, int, Any]:
         """Take a step; the loss (0-d) and the norm are arrays of their own."""
         shape = tuple([a.shape for a in arrays])
-        self.shapes[shape] = self.shapes.get(shape, 0) + 1
-        if self.shapes[shape] == 1:
+        if shape not in self.seen:
+            self.seen.add(shape)
             return self.step(*arrays)
         outer = backend.xp().cuda.get_current_stream()
         self.stream.wait_event(outer.record())

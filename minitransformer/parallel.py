@@ -131,9 +131,9 @@ class Workers:
         """
         if self.count == 1:
             self.model.zero_grad()
-            with _collector_paused(), _may_overflow(self.scale):
+            with collector_paused(), may_overflow(self.scale):
                 value, tokens = self.loss(*arrays)
-                value.backward(value.data * 0 + self.scale if self.scale != 1 else None)
+                value.backward(self.scale)
             return value.data, tokens
         arrays = tuple(np.ascontiguousarray(a) for a in arrays)
         rows = len(arrays[0])
@@ -144,7 +144,7 @@ class Workers:
         results = [self._part(0, [a[: ends[1]] for a in arrays], 0)]
         for i, pipe in enumerate(self._pipes, start=1):
             results.append(self._receive(i, pipe))
-        with _may_overflow(self.scale):
+        with may_overflow(self.scale):
             return self._combine(results)
 
     def _part(self, worker: int, arrays: list[np.ndarray], first: int) -> tuple[float, int, list[int]]:
@@ -152,7 +152,7 @@ class Workers:
         own = len(arrays[0])
         if not own:
             return 0.0, 0, []
-        with _collector_paused(), _may_overflow(self.scale), backend.drawing_for_rows(first, own):
+        with collector_paused(), may_overflow(self.scale), backend.drawing_for_rows(first, own):
             value, tokens = self.loss(*arrays)
             return self._walk(worker, value, tokens)
 
@@ -273,7 +273,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Keep Python's cycle collector from walking a graph that is being built: it holds no cycle to find."""
     was_on = gc.isenabled()
     gc.disable()
@@ -284,7 +284,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _may_overflow(scale: float) -> Any:
+def may_overflow(scale: float) -> Any:
     """Return the context of a backward pass: a scaled loss may overflow, and its owner looks for that."""
     return np.errstate(over="ignore", invalid="ignore") if scale != 1 else contextlib.nullcontext()
 

@@ -306,15 +306,15 @@ class LanguageTask:
 
     def _loss_of(self, count: int) -> float:
         """Return the mean loss over the first `count` held-out tokens, in windows side by side."""
-        context, ids, xp = self.config.max_length, self.validation[:count], backend.xp()
+        context, ids = self.config.max_length, self.validation[:count]
         whole = (len(ids) - 1) // context  # windows of full length go in batches, the rest of the text after them
         pieces = [ids[i : i + context + 1] for i in range(0, whole * context, context)]
         batches = [np.stack(pieces[i : i + 32]) for i in range(0, whole, 32)] + [ids[None, whole * context :]]
         total = 0.0
         for batch in batches:
             if batch.shape[1] > 1:
-                logits = self.model(xp.asarray(batch[:, :-1]))
-                total += ops.cross_entropy(logits, xp.asarray(batch[:, 1:]), reduction="sum").item()
+                inputs, targets = backend.send(batch[:, :-1], batch[:, 1:])
+                total += ops.cross_entropy(self.model(inputs), targets, reduction="sum").item()
         return total / max(len(ids) - 1, 1)
 
     def write(self, prompt: str, count: int, temperature: float, top_k: int, seed: int) -> str:

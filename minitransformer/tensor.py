@@ -400,24 +400,20 @@ def is_grad_enabled() -> bool:
 
 # -- the backward pass ------------------------------------------------------------------------------------------
 def _seed_gradient(output: Tensor, gradient: Any) -> Array:
+    """Return the gradient to begin with: the one given, or a number (or 1) for each element."""
+    xp = backend.namespace((output.data,))
     if gradient is None:
         if output.size != 1:
             raise ValueError(
                 f"backward without a gradient needs one element; got shape {output.shape}; "
                 "write y.sum().backward() or y.backward(gradient)"
             )
-        return (
-            backend.xp().ones_like(output.data)
-            if backend.backend_of(output.data) == "cupy"
-            else np.ones_like(output.data)
-        )
-    g = (
-        gradient.data
-        if isinstance(gradient, Tensor)
-        else np.asarray(gradient, dtype=output.dtype)
-        if not hasattr(gradient, "dtype")
-        else gradient
-    )
+        return xp.ones_like(output.data)
+    if isinstance(gradient, Tensor):
+        gradient = gradient.data
+    if isinstance(gradient, int | float) and not output.shape:
+        return xp.full_like(output.data, gradient)  # made where it is needed: nothing is sent to a GPU
+    g = gradient if hasattr(gradient, "dtype") else xp.asarray(gradient, dtype=output.dtype)
     if g.shape != output.shape:
         raise ValueError(f"a gradient has the shape of its tensor; got {g.shape} for {output.shape}; reshape it")
     return g

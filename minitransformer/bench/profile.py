@@ -22,9 +22,10 @@ from .. import optim
 from ..draw import bars
 from ..kernels.blas import limit_blas_threads
 from ..kernels.memory import keep_freed_memory
-from ..parallel import _collector_paused, default_workers
+from ..parallel import collector_paused, default_workers
 from ..tensor import PRIMITIVES
 from . import configs
+from .run import choose, gemm_rate
 
 TERMS = {
     "_linear": "linear layers", "_attention": "attention", "split_heads": "attention", "join_heads": "attention",
@@ -32,18 +33,6 @@ TERMS = {
 }  # fmt: skip
 OTHERS = "other ops"
 AGAIN = 3  # times a call is repeated to be timed alone
-
-
-def product_rate() -> float:
-    """Return the floating-point operations a second of one large product on one thread, in float32."""
-    a = np.random.default_rng(0).standard_normal((1024, 1024)).astype("float32")
-    seconds = []
-    with limit_blas_threads(1):
-        for _ in range(6):
-            began = time.perf_counter()
-            a @ a
-            seconds.append(time.perf_counter() - began)
-    return 2 * 1024**3 / min(seconds)
 
 
 def _flops(name: str, arrays: tuple[Any, ...], settings: dict[str, Any]) -> int:
@@ -118,7 +107,7 @@ def profile(name: str, steps: int) -> dict[str, Any]:
     def step(i: int) -> tuple[float, float]:
         began = time.perf_counter()
         model.zero_grad()
-        with _collector_paused():
+        with collector_paused():
             value, _ = loss(*batches[i % len(batches)])
             value.backward()
         middle = time.perf_counter()
@@ -139,7 +128,8 @@ def profile(name: str, steps: int) -> dict[str, Any]:
         with warm.on_every_op():
             for i in range(max(1, steps // 4)):
                 step(i)
-    rate = product_rate()
+    with limit_blas_threads(1):
+        rate = gemm_rate(1024)
     terms: dict[str, dict[str, float]] = {}
     for op, seconds in clock.seconds.items():
         term = terms.setdefault(TERMS.get(op, OTHERS), {"calls": 0, "in_step": 0.0, "alone": 0.0, "products": 0.0})
@@ -158,10 +148,7 @@ def profile(name: str, steps: int) -> dict[str, Any]:
 
 def profiles(names: str | None, steps: int, progress: Any) -> dict[str, Any]:
     """Profile each of the configurations named, or all. Raises ValueError for a name that is none."""
-    wanted = names.split(",") if names else list(configs.CONFIGS)
-    for name in wanted:
-        if name not in configs.CONFIGS:
-            raise ValueError(f"a configuration is one of {', '.join(configs.CONFIGS)}; got {name!r}; write reversal")
+    wanted, _ = choose("ours", names)
     results = []
     for name in wanted:
         progress(f"profile: {name}")

@@ -53,19 +53,25 @@ def _plan(xp: Any, q: Array, k: Array, mask: Array | None) -> list[tuple[slice, 
     return plan
 
 
+def in_heads(q: Array, k: Array, v: Array) -> bool:
+    """Tell whether these are heads of batches, (B, H, ., .), of one type and not empty: what kernels are made for."""
+    alike = q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and q.dtype == k.dtype == v.dtype
+    return bool(alike and q.size and k.size and v.size)
+
+
+def room(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return an empty stack whose heads lie side by side in a row, as they are joined.    → (B, H, T, K)"""
+    b, h, t, width = shape
+    return xp.empty((b, t, h, width), dtype=dtype).swapaxes(1, 2)
+
+
 @kernel(_attention)
 def attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
     causal: bool,
 ) -> Made:  # fmt: skip
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); the rest is the book's."""
-    plain = (
-        bias is not None
-        or q.ndim != 4
-        or not q.shape[:2] == k.shape[:2] == v.shape[:2]
-        or not q.dtype == k.dtype == v.dtype
-    )
-    if plain or q.dtype.char not in "fd" or not (q.size and k.size and v.size):
+    if bias is not None or not in_heads(q, k, v) or q.dtype.char not in "fd":
         return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal)
     mask = _allowed(q, k, mask, causal)
     b, h, t, width = q.shape
@@ -84,7 +90,7 @@ def attention(
         batch, queries, keys = block
         return xp.broadcast_to(x, (b, h, t, s))[batch, :, queries, keys]
 
-    y = xp.empty((b, t, h, v.shape[-1]), dtype=q.dtype).swapaxes(1, 2)  # the heads side by side, as they are joined
+    y = room(xp, (b, h, t, v.shape[-1]), q.dtype)
     k_t, blocks = xp.ascontiguousarray(k.swapaxes(-1, -2)), []  # small products by a transposed view are slow
     for batch, queries, keys in plan:
         p = xp.matmul(q_scaled[batch, :, queries], k_t[batch, ..., keys])
@@ -104,7 +110,7 @@ def attention(
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:
         sizes = (t, width), (s, width), (s, v.shape[-1])
-        g_q, g_k, g_v = (xp.empty((b, n, h, d), dtype=g.dtype).swapaxes(1, 2) for n, d in sizes)
+        g_q, g_k, g_v = (room(xp, (b, h, n, d), g.dtype) for n, d in sizes)
         rows = (g * y).swapaxes(1, 2)
         delta = xp.matmul(rows.reshape(-1, g.shape[-1]), ones(xp, g.shape[-1], g)).reshape(b, t, h, 1).swapaxes(1, 2)
         v_t, begun = xp.ascontiguousarray(v.swapaxes(-1, -2)), set()

@@ -19,7 +19,7 @@ class GradScaler:
         backward of scale·loss        g ← g/scale        where some g is not finite: no step, scale ← scale·backoff
         after `growth_interval` good steps in a row: scale ← scale·growth
 
-        loss.backward(loss.data * 0 + scaler.scale)
+        loss.backward(scaler.scale)
         if scaler.unscale_(model.parameters()):
             optimizer.step()
 

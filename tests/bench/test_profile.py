@@ -18,7 +18,7 @@ def tiny(monkeypatch):
         for name, c in configs.CONFIGS.items()
     }
     monkeypatch.setattr(configs, "CONFIGS", small)
-    monkeypatch.setattr(profile, "product_rate", lambda: 1e11)
+    monkeypatch.setattr(profile, "gemm_rate", lambda size: 1e11)
     return small
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...backend import Array
 from ...ops.attention import _attention
+from ..attention import in_heads, room
 from ..registry import book, kernel
 from .products import batched, layout
 from .softmax import softmax_rows, softmax_rows_backward
@@ -68,8 +69,7 @@ def stacks(xp: Any, *arrays: Array) -> list[Stack]:
 def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack) -> None:
     """Fill out with a·b for stacks of matrices (B, H, N, M)·(B, H, M, P), in one call of cuBLAS and without a copy.
 
-    Half precision, which this call does not take, and
-    unusual layouts go by CuPy's matmul.
+    Half precision, which this call does not take, and unusual layouts go by CuPy's matmul.
     """
     a, b, out = a_stack.array, b_stack.array, out_stack.array
     layouts = layout(a), layout(b), layout(out)
@@ -77,12 +77,6 @@ def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack) -> None:
         out[...] = xp.matmul(a, b)
         return
     batched(a, b, out, [stack.addresses for stack in (b_stack, a_stack, out_stack)], layouts)
-
-
-def _room(xp: Any, x: Array) -> Array:
-    """Return an empty stack whose heads lie side by side in a row, as they are joined.    (B, H, T, K)"""
-    b, h, t, width = x.shape
-    return xp.empty((b, t, h, width), dtype=x.dtype).swapaxes(1, 2)
 
 
 @kernel(_attention, "cupy")
@@ -95,27 +89,23 @@ def attention(
     The weights are stored once (T·S, and once more with dropout) for the backward. Products move what they read and
     write; the softmax between them reads and writes T·S once each way.
     """
-    plain = (
-        bias is not None
-        or q.ndim != 4
-        or not q.shape[:2] == k.shape[:2] == v.shape[:2]
-        or not q.dtype == k.dtype == v.dtype
-    )
-    if plain or q.dtype.char not in "efd" or not (q.size and k.size and v.size) or (mask is not None and mask.ndim > 4):
+    many_axes = mask is not None and mask.ndim > 4
+    if bias is not None or not in_heads(q, k, v) or q.dtype.char not in "efd" or many_axes:
         return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal)
     inner = scale
     if q.dtype.char == "e":  # unscaled scores could leave half precision
         q, inner = q * scale, 1.0
     p = xp.empty((*q.shape[:3], k.shape[2]), dtype=q.dtype)
     mixed = p if kept is None else xp.empty_like(p)
-    y = _room(xp, xp.broadcast_to(v[:, :, :1], (*q.shape[:3], v.shape[-1])))
+    y = room(xp, (*q.shape[:3], v.shape[-1]), q.dtype)
     of_q, of_k, of_v, of_p, of_mixed, of_y = stacks(xp, q, k, v, p, mixed, y)
     products(xp, of_q, of_k.turned, of_p)
     softmax_rows(p, p, mask, causal, inner, None if kept is None else mixed, kept)
     products(xp, of_mixed, of_v, of_y)
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:
-        g_q, g_k, g_v, g_p = _room(xp, q), _room(xp, k), _room(xp, v), xp.empty_like(p)
+        g_q, g_k, g_v = (room(xp, x.shape, x.dtype) for x in (q, k, v))
+        g_p = xp.empty_like(p)
         of_g, of_g_q, of_g_k, of_g_v, of_g_p = stacks(xp, g, g_q, g_k, g_v, g_p)
         products(xp, of_mixed.turned, of_g, of_g_v)
         products(xp, of_g, of_v.turned, of_g_p)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from ...backend import Array
 from ...ops.norm import layer_norm as layer_norm_op
 from ...ops.norm import rms_norm as rms_norm_op
 from ..registry import book, kernel
-from .source import packed, source, suits, threads_for
+from .source import arrived, packed, source, suits, threads_for
 
 Made = tuple[Array, Callable]
 BLOCKS = 128  # at most, backwards: each adds up the weight's gradient over its rows, and the last one over the blocks
@@ -101,14 +100,6 @@ __global__ void norm_backward(const T* x, const T* g, const T* weight, const typ
 )
 
 
-@functools.cache
-def _arrived(device: int) -> Array:
-    """Return the counter of a device at which the blocks of a backward pass meet; each launch leaves it at zero."""
-    import cupy
-
-    return cupy.zeros(1, dtype=np.int32)
-
-
 def _norm(xp: Any, x: Array, weight: Array, bias: Array, eps: float, centred: bool) -> Made:
     wide = np.dtype("f8" if x.dtype.char == "d" else "f4")
     width, shape = x.shape[-1], x.shape
@@ -121,7 +112,7 @@ def _norm(xp: Any, x: Array, weight: Array, bias: Array, eps: float, centred: bo
         g, blocks = packed(xp, g), min(rows, BLOCKS)
         g_x, g_weight, g_bias = xp.empty(shape, dtype=x.dtype), xp.empty_like(weight), xp.empty_like(weight)
         partial = xp.empty((blocks, 2, width), dtype=wide)
-        arrays = x, g, weight, means, inverses, g_x, g_weight, g_bias, partial, _arrived(x.device.id)
+        arrays = x, g, weight, means, inverses, g_x, g_weight, g_bias, partial, arrived(x.device.id)
         sizes = np.int32(rows), np.int32(width), np.int32(centred)
         SOURCE("norm_backward", x.dtype, blocks, threads, (*arrays, *sizes), shared=2 * width * wide.itemsize)
         return (g_x, g_weight, g_bias) if centred else (g_x, g_weight)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...backend import Array
 from .many import CHUNK, CODE, addresses, pieces, pointers
-from .source import changing, source
+from .source import arrived, changing, source
 
 THREADS = 256
 
@@ -146,13 +146,11 @@ def sgd(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, An
 
 def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
     """Return ‖g‖ as it was, a scalar on the device, and bring the gradients down to `limit`, in two launches."""
-    from .norm import _arrived
-
     wide = np.dtype("f8" if gs[0].dtype.char == "d" else "f4")
     blocks = pieces(gs[0].device.id, tuple([g.size for g in gs]))[-1]
     partial, result = xp.empty(blocks, dtype=wide), xp.empty(3, dtype=wide)
     lists = pointers(xp, gs)
-    _launch(xp, "square_norm", gs, lists, (partial, _arrived(gs[0].device.id), result, np.float64(limit)))
+    _launch(xp, "square_norm", gs, lists, (partial, arrived(gs[0].device.id), result, np.float64(limit)))
     if limit != math.inf:
         _launch(xp, "clip", gs, lists, (result,))
     return result[0]
