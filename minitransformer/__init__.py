@@ -21,10 +21,12 @@ from .tensor import (
     use_kernels,
     value_and_grad,
 )
+from .trace import Trace, trace
 
 __version__ = "0.1.0"
 __all__ = [
-    "PRIMITIVES", "Parameter", "Tensor", "Workers", "autocast", "data", "enable_grad", "functional", "get_backend",
-    "grad", "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim",
-    "primitive", "recompute", "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
+    "PRIMITIVES", "Parameter", "Tensor", "Trace", "Workers", "autocast", "data", "enable_grad", "functional",
+    "get_backend", "grad", "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops",
+    "optim", "primitive", "recompute", "save", "set_backend", "tensor", "trace", "use_backend", "use_kernels",
+    "value_and_grad",
 ]  # fmt: skip
