@@ -239,7 +239,8 @@ def run_attend(arguments: argparse.Namespace) -> int:
     """Draw attention heatmaps of any layer and head for a text, or a pair."""
     import numpy as np
 
-    from . import draw
+    from . import draw, tasks
+    from .views.heads import head_view
 
     task = _load(arguments)
     weights, columns, rows = task.attention(arguments.source, arguments.target)
@@ -248,12 +249,11 @@ def run_attend(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"this model has {', '.join(weights)} attention; got {arguments.kind!r}; write --kind {next(iter(weights))}"
         )
-    source_side, target_side = columns, ["<bos>", *rows[:-1]]
-    rows, columns = {"encoder": (source_side,) * 2, "decoder": (target_side,) * 2, "cross": (rows, source_side)}[
-        arguments.kind
-    ]
+    target_side = ["<bos>", *rows[:-1]]
+    sides = {"encoder": (columns, columns), "decoder": (target_side, target_side), "cross": (rows, columns)}
     if len(weights) == 1:
-        rows = columns = source_side
+        sides = {name: (columns, columns) for name in weights}
+    rows, columns = sides[arguments.kind]
     grid = np.stack(weights[arguments.kind])
     layers, heads = grid.shape[:2]
     for name, chosen, count in (("layer", arguments.layer, layers), ("head", arguments.head, heads)):
@@ -265,16 +265,26 @@ def run_attend(arguments: argparse.Namespace) -> int:
     path = folder / ("-".join(["attend", arguments.kind, *parts]).replace(" ", "") + ".png")
     grid = grid[slice(None) if arguments.layer is None else slice(arguments.layer - 1, arguments.layer)]
     grid = grid[:, slice(None) if arguments.head is None else slice(arguments.head - 1, arguments.head)]
+    allowed = tasks.may_look(task.config, arguments.kind, len(rows), len(columns))
     if grid.shape[:2] == (1, 1):
-        draw.attention_heatmap(grid[0, 0], rows, columns, path, ", ".join([f"{arguments.kind} attention", *parts]))
+        title = ", ".join([f"{arguments.kind} attention", *parts])
+        draw.attention_heatmap(grid[0, 0], rows, columns, path, title, allowed)
     else:
         first = (arguments.layer or 1, arguments.head or 1)
-        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", first=first)
-    _show(
-        {"figure": str(path), "rows": list(rows), "columns": list(columns)},
-        arguments.json,
-        [f"drawn: {path} (and .svg, .json)"],
-    )
+        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", allowed, first)
+    result: dict[str, Any] = {"figure": str(path), "rows": list(rows), "columns": list(columns)}
+    lines: list[str] = []
+    if arguments.html:
+        page = folder / "attend.html"
+        order = sorted(weights, key=lambda name: name != arguments.kind)  # the one asked for is shown first
+        head_view(
+            {name: (np.stack(weights[name]), *sides[name]) for name in order},
+            page,
+            f"attention of {Path(arguments.model).name}",
+        )
+        result |= {"page": str(page), "bytes": page.stat().st_size}
+        lines = [f"written: {page} ({page.stat().st_size / 1e6:.2f} MB, all layers and heads, opens in any browser)"]
+    _show(result, arguments.json, [f"drawn: {path} (and .svg, .json)", *lines])
     return 0
 
 
@@ -410,6 +420,9 @@ def build_parser() -> argparse.ArgumentParser:
     attend.add_argument("--layer", type=int, help="one layer, from 1 (default: all)")
     attend.add_argument("--head", type=int, help="one head, from 1 (default: all)")
     attend.add_argument("--out", metavar="FOLDER", help="where figures go (default: the run's figures/)")
+    attend.add_argument(
+        "--html", action="store_true", help="write attend.html too: all heads, with lines between tokens"
+    )
     for sub, run in ((translate, run_translate), (generate, run_generate), (attend, run_attend)):
         sub.add_argument("--model", required=True, metavar="RUN", help="the folder of a trained run")
         _common(sub, run)

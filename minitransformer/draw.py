@@ -16,7 +16,6 @@ import json
 import math
 import os
 import threading
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +25,14 @@ from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
+from .views.heads import shown_token
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 COLOURS = "viridis"  # perceptually uniform: equal steps of weight look like equal steps of colour
-LONGEST_LABEL = 24  # characters shown of one token label; the JSON keeps all of them
 MOST_PRINTED = 12  # up to 12 × 12 cells also show their number
 MOST_GRIDDED = 40  # up to here thin lines between the cells help to follow a row; beyond, they would hide it
 
@@ -47,6 +47,7 @@ def attention_heatmap(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
     allowed: Any = None,
+    lengths: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw the attention weights of one head: who looks (rows) at what (columns).
 
@@ -54,10 +55,11 @@ def attention_heatmap(
 
     The colour scale is always 0..1, so that two pictures can be compared. Cells where `allowed` is False are
     left blank and hatched; a weight there raises, because the picture would hide a leak in the mask.
+    lengths: how many rows and columns are no padding; the others are cropped, and a weight on them raises, too.
     Raises ValueError for shapes that do not fit, NaN or a weight outside 0..1; TypeError for what is no number;
     RuntimeError without matplotlib.
     """
-    shown = _checked_weights(weights, rows, columns, allowed, "(T, S)")
+    shown, rows, columns = _checked_weights(weights, rows, columns, allowed, "(T, S)", lengths)
     return _attention("attention_heatmap", shown, rows, columns, path, title)
 
 
@@ -69,6 +71,7 @@ def attention_grid(
     title: str | None = None,
     allowed: Any = None,
     first: tuple[int, int] = (1, 1),
+    lengths: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw every head of every layer as a small heatmap, all on one colour scale.
 
@@ -76,9 +79,9 @@ def attention_grid(
 
     One line of panels per layer, one panel per head; token labels stand on the left and top panels only.
     first: the numbers of the first layer and head given, where they are a part of a model.
-    Raises as `attention_heatmap` does.
+    lengths: how many rows and columns are no padding, see `attention_heatmap`. Raises as it does.
     """
-    shown = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)")
+    shown, rows, columns = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)", lengths)
     return _attention("attention_grid", shown, rows, columns, path, title, first)
 
 
@@ -318,9 +321,14 @@ def _numbers(name: str, given: Any) -> np.ndarray:
 
 
 def _checked_weights(
-    weights: Any, rows: Sequence[Any], columns: Sequence[Any], allowed: Any, axes: str
-) -> np.ma.MaskedArray[Any, Any]:
-    """Return the weights in 0..1 with the cells that are not allowed masked, or raise."""
+    weights: Any,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    allowed: Any,
+    axes: str,
+    lengths: tuple[int, int] | None,
+) -> tuple[np.ma.MaskedArray[Any, Any], Sequence[Any], Sequence[Any]]:
+    """Return the weights in 0..1 with the cells that are not allowed masked, and the labels, or raise; no padding."""
     array = _numbers("weights", weights)
     shape, cells = array.shape, array.shape[-2:]
     if len(shape) != len(axes.split(",")) or array.size == 0:
@@ -349,7 +357,19 @@ def _checked_weights(
             f"weights must be 0 where allowed is False; got {leak:.7g} in shape {shape}; "
             "write allowed with True = may look, or look for the leak in the mask"
         )
-    return np.ma.MaskedArray(np.clip(array, 0, 1), mask=masked)
+    shown: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(np.clip(array, 0, 1), mask=masked)
+    if lengths is None:
+        return shown, rows, columns
+    t, s = lengths
+    if not (1 <= t <= cells[0] and 1 <= s <= cells[1]):
+        raise ValueError(f"lengths count rows and columns without padding; got {lengths} of {cells}; write (T, S)")
+    leak = array[..., :t, s:].max(initial=0)
+    if leak > 1e-6:
+        raise ValueError(
+            f"weights must be 0 on padding; got {leak:.7g} behind column {s} of shape {shape}; "
+            "look for the leak in the key mask, or write the lengths without padding"
+        )
+    return shown[..., :t, :s], list(rows)[:t], list(columns)[:s]
 
 
 def _checked_curve(which: str, steps: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -418,7 +438,7 @@ def _attention(
     cell = min(largest / longest, max(0.62, 2 / longest))
     size = (width * cell, height * cell)
     across, down = size[0] + 0.15, size[1] + 0.35  # from one panel to the next
-    margin = 0.8 + 0.1 * max(len(_label(token)) for token in [*rows, *columns])
+    margin = 0.8 + 0.1 * max(len(shown_token(token)) for token in [*rows, *columns])
     page = (margin + heads * across + 1.3, margin + layers * down + 0.5)
     with _style() as new_figure:
         figure = new_figure(figsize=page)
@@ -482,16 +502,6 @@ def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, A
         axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=11, color=ink)
 
 
-def _label(token: Any) -> str:
-    """Return the label to draw: the token as it is, but for what cannot be seen or would break the line."""
-    text = str(token)
-    if not text.strip(" "):
-        return "␣" * len(text)
-    hidden = {"Cc", "Cn", "Cs", "Zl", "Zp"}  # control characters, line ends, half characters: shown as "\n" is
-    text = "".join(repr(c)[1:-1] if unicodedata.category(c) in hidden else c for c in text)
-    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
-
-
 def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: tuple[float, float]) -> None:
     """Write key labels on top and query labels on the left, as many as `size` (inches) leaves room for."""
 
@@ -501,13 +511,13 @@ def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: 
         return list(range(0, len(labels), every))
 
     across, down = kept(columns, size[0]), kept(rows, size[1])
-    words = [_label(columns[i]) for i in across]
+    words = [shown_token(columns[i]) for i in across]
     flat = max(map(len, words), default=0) * len(words) * 0.11 < size[0]  # do they fit side by side?
     # Labels are tokens, not formulas: without parse_math=False "$x_1$" would be typeset as mathematics.
     crowded = max(len(across) / size[0], len(down) / size[1]) > 4
     look: dict[str, Any] = {"parse_math": False, "fontsize": 8.5 if crowded else 11, "color": "#333333"}
     axes.set_xticks(across, words, rotation=0 if flat else 90, **look)
-    axes.set_yticks(down, [_label(rows[i]) for i in down], **look)
+    axes.set_yticks(down, [shown_token(rows[i]) for i in down], **look)
     axes.xaxis.set_label_position("top")
     axes.tick_params(which="major", length=0, labeltop=True, labelbottom=False)
 

@@ -15,6 +15,7 @@ import numpy as np
 from . import backend, checkpoint, data, draw, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .models.config import LayersConfig
+from .ops.mask import band_mask
 from .tensor import Tensor, no_grad
 from .train import TrainConfig
 
@@ -356,9 +357,20 @@ class LanguageTask:
         weights, columns, rows = self.attention(
             self.tokenizer.decode(self.validation[: min(24, self.config.max_length)].tolist())
         )
-        draw.attention_grid(
-            np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention"
-        )
+        allowed = may_look(self.config, "decoder", len(rows), len(columns))
+        path = folder / "attention.png"
+        draw.attention_grid(np.stack(weights["decoder"]), rows, columns, path, "causal self-attention", allowed)
+
+
+def may_look(config: TrainConfig, kind: str, queries: int, keys: int) -> np.ndarray | None:
+    """Return which query of one sequence may look at which key, boolean (T, S); None where each may at all.
+
+    kind: encoder, decoder or cross attention, of a model with this config.
+    """
+    causal, window = kind == "decoder", 0 if kind == "cross" else config.window
+    if not causal and not window:
+        return None
+    return band_mask(np.arange(queries) + (keys - queries), np.arange(keys), causal, window)
 
 
 def _digest(path: str) -> str:

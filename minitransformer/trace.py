@@ -25,7 +25,7 @@ from .ops.formulas import ELEMENTWISE, FORMULAS
 from .tensor import PRIMITIVES, Tensor, _propagate, _seed_gradient, observing
 from .views import graph, stepper, terminal
 from .views.lines import Line, calling
-from .views.names import names_around, weak
+from .views.names import name_within, names_around, weak
 from .views.page import save
 from .views.record import Input, Leaf, Pictures, Step, settings_text, size_of
 
@@ -178,6 +178,8 @@ class _Observer:
         known, name = self.names.get(id(data), (lambda: None, ""))
         name = name if known() is data else ""
         if node is not None and node.op == "leaf":
+            if not name and node.birth not in self.leaf_of:
+                name = name_within(sys._getframe(3), value, self.last)
             name = self._leaf(node.birth, name, data)
         fallback = "constant" if node is None else "made before"
         return Input(role, name or fallback, None, self.trace.pictures.add(data), node is not None)

@@ -20,8 +20,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # Import order is reading order: a room imports only from rooms on its left.
 ORDER = [
     "backend", "tensor", "recompute", "gradcheck", "ops", "views", "trace", "kernels", "nn", "models", "optim",
-    "parallel", "distributed", "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw", "tasks",
-    "bench", "cli",
+    "examples", "parallel", "distributed", "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw",
+    "tasks", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend", "kernels"}
 MAY_DEFINE_VJP = {"tensor", "recompute", "ops", "kernels", "gradcheck"}
@@ -169,6 +169,7 @@ def public():
         "ops",
         "views",
         "trace",
+        "examples",
         "parallel",
         "nn",
         "nn.init",

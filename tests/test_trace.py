@@ -117,6 +117,17 @@ def test_names_come_from_arguments_modules_and_what_the_function_refers_to(rng):
     assert {leaf.name for leaf in mt.trace(layer.forward, np.ones((1, 3), "float32")).leaves} == {"x", "weight", "bias"}
 
 
+def test_what_is_made_inside_is_called_by_its_variable_and_its_place_in_a_module():
+    def inside():
+        extra = mt.tensor(np.ones((1, 2, 4), "float32"), requires_grad=True)
+        deep = mt.nn.Encoder([mt.nn.EncoderLayer(4, 2, 8) for _ in range(2)], 4)
+        return deep(extra) * mt.tensor([2.0], requires_grad=True)
+
+    names = [leaf.name for leaf in mt.trace(inside).leaves]
+    assert "extra" in names and "deep.layers.1.self_attention.q_proj.weight" in names
+    assert [n for n in names if not n.startswith("deep.")] == ["extra", f"leaf {len(names)}"]  # nobody names the last
+
+
 def scaled(x=np.array([1.0, 2.0], "float32"), *more, factor=np.array(3.0, "float32"), **others):  # noqa: B008
     return x * factor
 

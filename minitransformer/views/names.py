@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
 from typing import Any
 
 from ..tensor import Tensor
+from .lines import kind_of
 
 MOST_ITEMS = 1000  # of a list that are looked at
 
@@ -36,6 +38,26 @@ def _named(value: Any, name: str, depth: int = 2) -> Iterator[tuple[Any, str]]:
         for key, item in vars(value).items():
             if isinstance(item, Tensor) or hasattr(item, "named_parameters"):
                 yield from _named(item, f"{name}.{key}".lstrip("."), 0)
+
+
+def name_within(frame: FrameType | None, tensor: Tensor, last: CodeType) -> str:
+    """Return how a tensor is called by the functions that run: a variable, or a parameter of the outermost module.
+
+    For what was made inside the function; looks no further out than the code `last`. An empty text if nobody has it.
+    """
+    owner: Any = tensor
+    path = best = ""
+    while frame is not None and frame.f_code is not last:
+        inside = frame.f_locals
+        module: Any = inside.get("self")
+        if hasattr(module, "named_parameters"):
+            for name, parameter in module.named_parameters():
+                if parameter is tensor:
+                    owner, path, best = module, name, ""
+        elif kind_of(frame.f_code) not in ("engine", "book"):
+            best = next((f"{name}.{path}".rstrip(".") for name, value in inside.items() if value is owner), best)
+        frame = frame.f_back
+    return best or path
 
 
 def names_around(fn: Callable, given: dict[str, Any]) -> dict[int, tuple[Any, str]]:

@@ -17,7 +17,7 @@ def test_data_comes_back_as_it_was_and_can_end_no_script():
     assert json.loads(text) == {"token": NASTY}
 
 
-@pytest.mark.parametrize("template", ["stepper.html"])
+@pytest.mark.parametrize("template", ["stepper.html", "heads.html"])
 def test_a_filled_template_has_no_hole_and_fetches_nothing(template):
     text = page.fill(template, "a <b> title & more", {"x": 1})
     assert not re.search(r"@[A-Z]+@", text) and "a &lt;b&gt; title &amp; more" in text
