@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import importlib.util
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -288,6 +290,85 @@ def run_attend(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_step(arguments: argparse.Namespace) -> int:
+    """Step through an example, a function of the user's, or the loss of a trained model, forwards and backwards."""
+    from . import backend
+    from .trace import trace
+
+    fn = _to_step_through(arguments)
+    backend.manual_seed(arguments.seed or 0)
+    record = trace(fn)
+    files: list[dict[str, Any]] = []
+    for kind in ("html", "svg", "dot"):
+        if getattr(arguments, kind):
+            path = Path(getattr(arguments, kind))
+            getattr(record, kind)(path)
+            files.append({"path": str(path), "bytes": path.stat().st_size})
+    if arguments.json or files:
+        result = {**record.to_json(), "files": files} if arguments.json else {}
+        _show(result, arguments.json, [f"written: {f['path']} ({f['bytes'] / 1e6:.2f} MB)" for f in files])
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        _turn_pages(record.pages(shutil.get_terminal_size().columns))
+    else:
+        print(record.text(), end="")
+    return 0
+
+
+def _to_step_through(arguments: argparse.Namespace) -> Any:
+    """Return the function that is asked for; it takes nothing."""
+    from . import backend, examples
+
+    backend.set_backend(arguments.backend or "numpy")
+    if arguments.model:
+        if arguments.file or not arguments.what:
+            raise ValueError("step --model takes a text, and no --file; write step --model RUN eighty-seven")
+        task = _load(arguments)
+        batch = task.batch_of(arguments.what, arguments.target)
+        return lambda: task.loss(*batch)[0]
+    if arguments.file:
+        return _function_of(arguments.file)
+    name = arguments.what or "attention"
+    if name not in examples.EXAMPLES or arguments.target:
+        known = ", ".join(examples.EXAMPLES)
+        raise ValueError(f"the examples are {known}; got {name!r}; write step attention, or --file FILE:FUNCTION")
+    return examples.EXAMPLES[name]
+
+
+def _function_of(place: str) -> Any:
+    """Return the function that FILE:FUNCTION names, having run the file as Python does."""
+    file, _, name = place.rpartition(":")
+    path = Path(file)
+    if not path.is_file() or not name:
+        raise ValueError(f"--file takes FILE:FUNCTION; got {place!r}, which is none; write --file lesson.py:loss")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--file takes a file of Python; got {file!r}; write --file lesson.py:{name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # so that it finds its neighbours
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"{file} has to define {name}; it has no such function; write --file {file}:NAME")
+    return found
+
+
+def _turn_pages(pages: list[str]) -> None:
+    """Show pages one by one, as the reader asks for them."""
+    at = 0
+    while 0 <= at < len(pages):
+        print(f"{pages[at]}\n", flush=True)
+        try:
+            asked = input(f"{at + 1}/{len(pages)}  Enter: next   b: back   a number: that one   q: quit  ").strip()
+        except EOFError:
+            return
+        if asked == "q":
+            return
+        at = max(at - 1, 0) if asked == "b" else min(int(asked), len(pages)) - 1 if asked.isdigit() else at + 1
+
+
 def run_gradcheck(arguments: argparse.Namespace) -> int:
     """Check every op and module against finite differences; print one row each."""
     from . import gradcases
@@ -426,6 +507,21 @@ def build_parser() -> argparse.ArgumentParser:
     for sub, run in ((translate, run_translate), (generate, run_generate), (attend, run_attend)):
         sub.add_argument("--model", required=True, metavar="RUN", help="the folder of a trained run")
         _common(sub, run)
+    step = command(
+        "step", "step through a computation, forwards and backwards",
+        "step attention\n  minitransformer step layer --html layer.html\n"
+        "  minitransformer step --file lesson.py:loss\n"
+        "  minitransformer step --model runs/numbers-001 eighty-seven --html loss.html",
+    )  # fmt: skip
+    step.add_argument("what", nargs="?", help="attention (default), neuron, broadcast, softmax, layer_norm, layer; "
+                      "with --model a text")  # fmt: skip
+    step.add_argument("target", nargs="?", help="with --model: the text to be written (default: the model's own)")
+    step.add_argument("--file", metavar="FILE:FUNCTION", help="a function of yours that gives a Tensor and needs no "
+                      "arguments; arrays among its defaults become leaves")  # fmt: skip
+    step.add_argument("--model", metavar="RUN", help="a trained run: the loss of a text, or a pair")
+    for kind, about in (("html", "a page to step through"), ("svg", "the tape"), ("dot", "the tape for Graphviz")):
+        step.add_argument(f"--{kind}", metavar="FILE", help=f"write {about} to a file, and no text")
+    _common(step, run_step)
     check = command("gradcheck", "check every op and module against finite differences", "gradcheck layer_norm")
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)

@@ -128,6 +128,11 @@ class SequenceTask:
         """Return more figures than exact match; a task may have none."""
         return {}
 
+    def batch_of(self, source: str, target: str | None = None) -> data.Batch:
+        """Return a batch of one pair of texts; the model's own translation by default."""
+        written = self.target.encode(self.translate([source])[0] if target is None else target)
+        return data.pad_batch([(self.encode(source), written)])
+
     def attention(
         self, source: str, target: str | None = None
     ) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
@@ -336,6 +341,13 @@ class LanguageTask:
         choose = generate.sampler(temperature, top_k, seed) if temperature else generate.greedy
         ids = self.tokenizer.encode(prompt)
         return prompt + self.tokenizer.decode(generate.continue_text(self.model, ids, count, choose))
+
+    def batch_of(self, source: str, target: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return a batch of one text, of at least two tokens: it, and the same one token on."""
+        ids = np.array([self.tokenizer.encode(source)])
+        if ids.shape[1] < 2:
+            raise ValueError(f"a text to learn from has at least 2 tokens; got {source!r}; write a longer one")
+        return ids[:, :-1], ids[:, 1:]
 
     def attention(
         self, source: str, target: str | None = None
