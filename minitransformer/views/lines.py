@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 PACKAGE = str(Path(__file__).parent.parent)
 ENGINE = tuple(os.path.join(PACKAGE, part) for part in ("tensor.py", "recompute.py", "trace.py", "kernels" + os.sep))
+EXAMPLES = os.path.join(PACKAGE, "examples.py")  # written as a reader would write them
 BOOK = os.path.join(PACKAGE, "ops") + os.sep
 MOST_LINES = 6  # shown of one expression
 LONGEST_NAME = 28  # of an expression that names its own value
@@ -44,7 +45,7 @@ class Line(NamedTuple):
 def kind_of(code: CodeType) -> str:
     """Tell whose code runs: the "engine"'s, the "book"'s of ops, the "package"'s, or the "user"'s."""
     name = code.co_filename
-    if not name.startswith(PACKAGE + os.sep):
+    if not name.startswith(PACKAGE + os.sep) or name == EXAMPLES:
         return "user"
     if name.startswith(ENGINE) or name == BOOK + "__init__.py":
         return "engine"
