@@ -324,7 +324,11 @@ def _to_step_through(arguments: argparse.Namespace) -> Any:
             raise ValueError("step --model takes a text, and no --file; write step --model RUN eighty-seven")
         task = _load(arguments)
         batch = task.batch_of(arguments.what, arguments.target)
-        return lambda: task.loss(*batch)[0]
+
+        def loss() -> Any:
+            return task.loss(*batch)[0]
+
+        return loss
     if arguments.file:
         return _function_of(arguments.file)
     name = arguments.what or "attention"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 COLOURS = "viridis"  # perceptually uniform: equal steps of weight look like equal steps of colour
 MOST_PRINTED = 12  # up to 12 × 12 cells also show their number
+ROOM_FOR_NUMBER = 0.24  # inches of a cell: two decimals of 6 points
 MOST_GRIDDED = 40  # up to here thin lines between the cells help to follow a row; beyond, they would hide it
 
 # matplotlib's settings and Python's warning filters belong to the whole process: one drawing at a time.
@@ -433,8 +434,7 @@ def _attention(
     """Lay out one panel (T, S), or layers × heads of them (L, H, T, S); all lengths are in inches."""
     layers, heads, height, width = (1, 1, *shown.shape)[-4:]
     single, longest = shown.ndim == 2, max(height, width)
-    largest = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
-    largest = max(largest, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
+    largest = _panel_size(single, heads, longest)
     cell = min(largest / longest, max(0.62, 2 / longest))
     size = (width * cell, height * cell)
     across, down = size[0] + 0.15, size[1] + 0.35  # from one panel to the next
@@ -474,6 +474,13 @@ def _attention(
     return figure
 
 
+def _panel_size(single: bool, heads: int, longest: int) -> float:
+    """Return the inches of a panel's longer side: fewer heads leave more, labels and numbers need some."""
+    size = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
+    size = max(size, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
+    return max(size, longest * ROOM_FOR_NUMBER) if longest <= MOST_PRINTED else size
+
+
 def _cells(axes: Axes, shown: np.ma.MaskedArray[Any, Any]) -> AxesImage:
     """Draw the weights (T, S) as square cells; masked ones stay clear, and the hatched ground shows through."""
     axes.patch.set(hatch="////", edgecolor="#c4c4c4", linewidth=0)
@@ -486,12 +493,12 @@ def _cells(axes: Axes, shown: np.ma.MaskedArray[Any, Any]) -> AxesImage:
         axes.grid(which="minor", color="white", linewidth=0.8 if few else 0.4)
     axes.spines[:].set_color("#999999")
     axes.tick_params(which="minor", length=0)
-    if few and axes.bbox.width / axes.figure.dpi / width > 0.45:  # inches: is there room for a number?
-        _print_numbers(axes, image, shown)
+    if few:
+        _print_numbers(axes, image, shown, size=min(11.0, axes.bbox.width / axes.figure.dpi / width * 72 * 0.36))
     return image
 
 
-def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, Any]) -> None:
+def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, Any], size: float) -> None:
     for (row, column), weight in np.ndenumerate(shown.filled(np.nan)):
         if np.isnan(weight):  # masked
             continue
@@ -499,7 +506,7 @@ def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, A
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         luminance = float(linear @ [0.2126, 0.7152, 0.0722])  # from 0.18 on black contrasts more than white
         ink = "black" if luminance > 0.18 else "white"
-        axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=11, color=ink)
+        axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=size, color=ink)
 
 
 def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: tuple[float, float]) -> None:

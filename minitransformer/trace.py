@@ -126,12 +126,13 @@ class _Observer:
 
     def saw(self, op: str, args: tuple, settings: dict[str, Any], out: Tensor) -> None:
         """Write down an op that has just made a Tensor, and step between its node and its vjp."""
-        call = calling(sys._getframe(2), self.last)
+        frame = sys._getframe(1)
+        call = calling(frame, self.last)
         steps, number = self.trace.steps, len(self.trace.steps)
         if call.key == self.key and steps and steps[-1].op != op:  # (the same op again: a loop)
             steps[-1].name = None  # an earlier op of the same expression: the last one makes its value
         self.key = call.key
-        inputs = [self._input(role, value) for role, value in zip(_roles(op, len(args)), args, strict=True)]
+        inputs = [self._input(role, value, frame) for role, value in zip(_roles(op, len(args)), args, strict=True)]
         step = Step(
             number, op, call.name, settings_text(settings), [self._line(line) for line in call.lines],
             [i for i in inputs if i is not None], self.trace.pictures.add(out.data), out.node is not None,
@@ -165,7 +166,7 @@ class _Observer:
         if birth in self.leaf_of:
             self.trace.leaves[self.leaf_of[birth]].gradient = self.trace.pictures.add(g)
 
-    def _input(self, role: str, value: Any) -> Input | None:
+    def _input(self, role: str, value: Any, frame: Any) -> Input | None:
         data, node = (value.data, value.node) if isinstance(value, Tensor) else (value, None)
         if not hasattr(data, "dtype") or not hasattr(data, "ndim"):
             return None  # None, a number, a shape: told among the settings, or not there
@@ -177,10 +178,11 @@ class _Observer:
             return Input(role, self.trace.steps[step].label, step, self.trace.pictures.add(data), node is not None)
         known, name = self.names.get(id(data), (lambda: None, ""))
         name = name if known() is data else ""
-        if node is not None and node.op == "leaf":
-            if not name and node.birth not in self.leaf_of:
-                name = name_within(sys._getframe(3), value, self.last)
-            name = self._leaf(node.birth, name, data)
+        birth = node.birth if node is not None and node.op == "leaf" else None
+        if not name and birth not in self.leaf_of:
+            name = name_within(frame, value, self.last)
+        if birth is not None:
+            name = self._leaf(birth, name, data)
         fallback = "constant" if node is None else "made before"
         return Input(role, name or fallback, None, self.trace.pictures.add(data), node is not None)
 

@@ -58,6 +58,17 @@ def test_a_grid_has_a_panel_for_each_head_of_each_layer(rng):
     assert figure.axes[0].get_title() == "layer 2 · head 4"
 
 
+@pytest.mark.parametrize("heads, tokens", [(1, 12), (4, 6), (12, 12)])
+def test_numbers_in_a_grid_fit_their_cells(rng, heads, tokens):
+    figure = draw.attention_grid(weights(rng, 1, heads, tokens, tokens), range(tokens), range(tokens))
+    for axes in figure.axes[:heads]:
+        assert len(axes.texts) == tokens**2
+        wide = axes.bbox.width / tokens
+        assert (
+            all(t.get_window_extent().width < wide for t in axes.texts[:: tokens + 1]) and axes.texts[0].get_size() >= 6
+        )
+
+
 def test_masked_cells_are_blank_and_a_leak_is_refused():
     allowed = np.tri(3, dtype=bool)
     w = allowed / allowed.sum(-1, keepdims=True)

@@ -128,6 +128,17 @@ def test_what_is_made_inside_is_called_by_its_variable_and_its_place_in_a_module
     assert [n for n in names if not n.startswith("deep.")] == ["extra", f"leaf {len(names)}"]  # nobody names the last
 
 
+def test_constants_are_called_by_their_variables(rng):
+    layer, x = mt.nn.MultiHeadAttention(4, 2), mt.tensor(rng.standard_normal((1, 3, 4)).astype("float32"))
+
+    def masked(x):
+        past = mt.tensor(np.tri(3, dtype=bool)).data
+        return layer(x, mask=past) * mt.tensor(2.0)
+
+    named = {i.role: i.name for step in mt.trace(masked, x).steps for i in step.inputs if not i.differentiable}
+    assert named == {"mask": "past", "b": "constant"}
+
+
 def scaled(x=np.array([1.0, 2.0], "float32"), *more, factor=np.array(3.0, "float32"), **others):  # noqa: B008
     return x * factor
 

@@ -57,11 +57,13 @@ class Picture:
 
     @property
     def extent(self) -> str:
-        """The smallest, mean and largest of its finite numbers, and how many are not finite."""
+        """The smallest, mean and largest of its finite numbers, and how many are not finite; nothing of one number."""
+        if np.prod(self.shape) == 1:
+            return ""
         if self.low is None or self.high is None or self.mean is None:
             text = "empty" if not self.strange else ""
         else:
-            text = f"min {self.low:.3g} · mean {self.mean:.3g} · max {self.high:.3g}"
+            text = f"min {self.low:.3g} · mean {self.mean:.3g} · max {self.high:.3g}".replace("-", "−")
         return text + (f"{' · ' if text else ''}{self.strange} NaN or ±∞" if self.strange else "")
 
     @property

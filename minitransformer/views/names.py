@@ -40,8 +40,9 @@ def _named(value: Any, name: str, depth: int = 2) -> Iterator[tuple[Any, str]]:
                 yield from _named(item, f"{name}.{key}".lstrip("."), 0)
 
 
-def name_within(frame: FrameType | None, tensor: Tensor, last: CodeType) -> str:
-    """Return how a tensor is called by the functions that run: a variable, or a parameter of the outermost module.
+def name_within(frame: FrameType | None, tensor: Any, last: CodeType) -> str:
+    """Return how a tensor, or array, is called by the functions that run: a variable, or a parameter of the outermost
+    module.
 
     For what was made inside the function; looks no further out than the code `last`. An empty text if nobody has it.
     """
@@ -50,7 +51,7 @@ def name_within(frame: FrameType | None, tensor: Tensor, last: CodeType) -> str:
     while frame is not None and frame.f_code is not last:
         inside = frame.f_locals
         module: Any = inside.get("self")
-        if hasattr(module, "named_parameters"):
+        if isinstance(tensor, Tensor) and hasattr(module, "named_parameters"):
             for name, parameter in module.named_parameters():
                 if parameter is tensor:
                     owner, path, best = module, name, ""

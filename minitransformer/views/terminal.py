@@ -68,7 +68,8 @@ def _place(value: dict[str, Any]) -> str:
 
 
 def _array(name: str, picture: Picture) -> str:
-    lines = [f"  {name}   {picture.about}   {picture.extent}" + (f"   ({picture.note})" if picture.note else "")]
+    note = f"({picture.note})" if picture.note else ""
+    lines = ["  " + "   ".join(part for part in (name, picture.about, picture.extent, note) if part)]
     drawn = any(panel.text is None for panel in picture.panels)
     small = picture.shrunk(MOST_ROWS).panels[:1] if drawn else picture.panels
     for panel in small:

@@ -45,11 +45,11 @@ def chromium(selenium):
 class Page:
     """A file in the browser, and what a reader does with it."""
 
-    def __init__(self, driver, path):
+    def __init__(self, driver, path, at):
         self.driver = driver
         self.driver.get_log("browser"), self.driver.get_log("performance")  # what came before is not ours
         self.address = path.as_uri()
-        driver.get(self.address)
+        driver.get(self.address + at)
 
     def press(self, *keys):
         """Press keys, one after another, wherever the focus is."""
@@ -81,7 +81,11 @@ class Page:
         """Return the addresses that were asked for, but for the page's own and data inside it."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return [url for url in asked if url != self.address and not url.startswith(("data:", "blob:", "about:"))]
+        return [
+            url
+            for url in asked
+            if url.partition("#")[0] != self.address and not url.startswith(("data:", "blob:", "about:"))
+        ]
 
     def complaints(self):
         """Return all that the page has written to the console."""
@@ -93,13 +97,13 @@ def browse(chromium, request):
     """Open files; at the end of the test no page has complained, or asked the network for anything."""
     pages = []
 
-    def open_page(path, width=1280, height=800, dark=False):
+    def open_page(path, at="", width=1280, height=800, dark=False):
         chromium.set_window_size(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         if pages:
             settle(pages[-1])
-        pages.append(Page(chromium, path))
+        pages.append(Page(chromium, path, at))
         return pages[-1]
 
     def settle(page):

@@ -77,6 +77,14 @@ def test_steps_by_buttons_the_list_and_the_slider(stepper):
     assert page.text("#place") == "backward 4 of 8"
 
 
+def test_a_link_opens_a_step(browse, tmp_path):
+    mt.trace(EXAMPLES["attention"]).html(tmp_path / "trace.html")
+    page = browse(tmp_path / "trace.html", at="#4")
+    assert page.text("#place") == "forward 4 of 8"
+    page.run("location.hash = '#99'")
+    page.wait("document.getElementById('place').textContent === 'the leaves'")
+
+
 def test_it_shows_the_numbers_the_formula_and_the_line(stepper):
     trace = mt.trace(EXAMPLES["attention"])
     page = stepper(trace)
