@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from ..tensor import Tensor
 from .arrays import array_html, picture
+from .heads import head_view
+from .page import Page
 
-__all__ = ["array_html", "picture"]
+__all__ = ["Page", "array_html", "head_view", "picture"]
 
 
 def _tensor_html(tensor: Tensor) -> str:

@@ -18,24 +18,24 @@ import numpy as np
 
 from ..backend import to_numpy
 from ..tensor import as_array
-from .page import fill, in_frame, save
+from .page import Page, fill, save
 
 LONGEST_LABEL = 24  # characters shown of one token
 LEVELS = 255  # steps of a weight, from 0 to the largest of its row
-HEIGHT = 640  # pixels, inside a notebook
 
 Attention = tuple[Any, Sequence[Any], Sequence[Any]]
 
 
 def head_view(
     attention: dict[str, Attention], path: str | os.PathLike[str] | None = None, title: str = "attention"
-) -> str:
+) -> Page:
     """Return a page on which lines lead from each query to the keys it looks at; written if a path is given.
 
     attention: kind → (weights (L, H, T, S) in 0..1, T labels of queries, S labels of keys)
 
     Any kind, layer and head can be chosen, or all heads of a layer; a token is selected by pointer or keys. Tokens are
-    text, whatever is in them. Raises ValueError for shapes that do not fit, NaN or a weight outside 0..1.
+    text, whatever is in them. A notebook shows the page when a cell ends with it.
+    Raises ValueError for shapes that do not fit, NaN or a weight outside 0..1.
     """
     if not attention:
         raise ValueError("a head view shows at least one kind of attention; got none; write {'cross': (w, rows, cols)}")
@@ -43,12 +43,9 @@ def head_view(
     for kind, (weights, rows, columns) in attention.items():
         packed = packed_weights(kind, weights, rows, columns)
         kinds.append({"kind": kind, "rows": labels(rows), "columns": labels(columns), **packed})
-    return save(fill("heads.html", title, {"title": title, "kinds": kinds}), path)
-
-
-def frame(page: str, title: str = "attention heads") -> str:
-    """Return a page as a notebook shows it."""
-    return in_frame(page, title, HEIGHT)
+    page = Page(save(fill("heads.html", title, {"kinds": kinds}), path))
+    page.name = title
+    return page
 
 
 def packed_weights(kind: str, weights: Any, rows: Sequence[Any], columns: Sequence[Any]) -> dict[str, Any]:

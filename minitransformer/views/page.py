@@ -43,6 +43,16 @@ def in_frame(page: str, title: str, height: int) -> str:
     return f'<iframe title="{html.escape(title)}" style="{look}" srcdoc="{html.escape(page)}"></iframe>'
 
 
+class Page(str):
+    """A page as text, which a notebook shows in a frame of its own."""
+
+    name = "a page"  # read aloud in place of the frame
+    height = 640  # pixels, in a notebook
+
+    def _repr_html_(self) -> str:
+        return in_frame(self, self.name, self.height)
+
+
 def save(text: str, path: str | os.PathLike[str] | None) -> str:
     """Write a text to a file, if one is named: aside first, then moved into place. Return the text.
 

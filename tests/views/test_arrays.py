@@ -56,7 +56,6 @@ def test_more_axes_are_shown_by_their_first_matrices(rng):
     shown = picture(x)
     assert [p.at for p in shown.panels] == ["[0, 0]", "[0, 1]", "[0, 2]", "[1, 0]"]
     assert "4 of 6 matrices" in shown.note
-    assert shown.panels[3].text == picture(np.where(np.abs(x) == np.abs(x).max(), x, x)).panels[3].text
     flat = [float(t.replace("−", "-")) for t in shown.panels[3].text]
     np.testing.assert_allclose(flat, x[1, 0].ravel(), atol=5.01e-3)
 

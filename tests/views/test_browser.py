@@ -318,6 +318,19 @@ def test_the_heads_fit_their_window_and_tokens_are_text(heads, rng, width, dark)
     assert low <= page.run("window.innerWidth")
 
 
+def test_two_pages_of_heads_live_in_one_notebook(browse, tmp_path, rng):
+    w = [arrived(sharp(rng, 1, n, 4, 5)) for n in (2, 3)]
+    frames = [head_view({"cross": (x, *PAIR)})._repr_html_() for x in w]
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{''.join(frames)}", "utf-8")
+    page = browse(tmp_path / "notebook.html")
+    for frame, x in zip(page.all("iframe"), w, strict=True):
+        page.driver.switch_to.frame(frame)
+        page.wait("document.body.dataset.ready === 'yes'")
+        page.click('[data-head="1"]')
+        assert painted(page) == (x[0, 1] >= 0.01).sum()
+        page.driver.switch_to.default_content()
+
+
 def test_the_browser_would_notice_a_request_and_a_complaint(browse, tmp_path):
     class Quiet(BaseHTTPRequestHandler):
         def do_GET(self):
