@@ -6,8 +6,8 @@ While f runs, `tensor.primitive` tells an observer of each op that made a Tensor
 number and does no more. The observer puts itself between each node and its vjp, so that the backward pass, which
 knows nothing of all this, passes by it with the gradient that arrives and those that leave.
 
-The record keeps pictures of arrays and never an array, a Tensor or a Node. So it has a size that does not grow with
-theirs, and nothing in it points back at it.
+But for the output, the record keeps pictures of arrays and never an array, a Tensor or a Node. So it has a size that
+does not grow with theirs, and nothing in it points back at it.
 """
 
 from __future__ import annotations
@@ -188,8 +188,11 @@ class _Observer:
 
     def _leaf(self, birth: int, name: str, data: Any) -> str:
         if birth not in self.leaf_of:
-            self.leaf_of[birth] = len(self.trace.leaves)
-            self.trace.leaves.append(Leaf(name or f"leaf {len(self.trace.leaves) + 1}", self.trace.pictures.add(data)))
+            leaves = self.trace.leaves
+            name = name or f"leaf {len(leaves) + 1}"
+            same = sum(leaf.name == name or leaf.name.startswith(f"{name} (") for leaf in leaves)
+            self.leaf_of[birth] = len(leaves)
+            leaves.append(Leaf(f"{name} ({same + 1})" if same else name, self.trace.pictures.add(data)))
         return self.trace.leaves[self.leaf_of[birth]].name
 
     def _remember(self, data: Any, number: int) -> None:
@@ -203,7 +206,6 @@ class _Observer:
         return self.line_numbers[line]
 
 
-@functools.lru_cache(maxsize=256)
 def _roles(op: str, count: int) -> tuple[str, ...]:
     """Return the names of an op's inputs: those of its parameters, or of what it takes any number of, numbered."""
     if op == "recompute":

@@ -128,6 +128,19 @@ def test_what_is_made_inside_is_called_by_its_variable_and_its_place_in_a_module
     assert [n for n in names if not n.startswith("deep.")] == ["extra", f"leaf {len(names)}"]  # nobody names the last
 
 
+def test_two_leaves_of_one_name_are_told_apart():
+    def twice(x):
+        def inner():
+            x = mt.tensor([3.0], requires_grad=True)
+            return x * 2
+
+        return x * inner() * inner()
+
+    trace = mt.trace(twice, mt.tensor([1.0]))
+    assert [leaf.name for leaf in trace.leaves] == ["x", "x (2)", "x (3)"]
+    assert trace.svg().count('class="leaf"') == 3
+
+
 def test_constants_are_called_by_their_variables(rng):
     layer, x = mt.nn.MultiHeadAttention(4, 2), mt.tensor(rng.standard_normal((1, 3, 4)).astype("float32"))
 
