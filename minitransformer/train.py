@@ -42,7 +42,10 @@ class TrainConfig(Config):
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     optimizer: str = "adamw"  # adamw, adam, sgd or adafactor
-    schedule: str = "cosine"  # cosine, noam or constant
+    schedule: str = "cosine"  # cosine, linear, inverse_sqrt, exponential, step, constant or noam; all warm up
+    lr_floor: float = 0.0  # which the schedule does not fall below (noam and constant have none)
+    lr_decay: float = 0.1  # exponential and step: the factor of lr_decay_every steps together
+    lr_decay_every: int = 500
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0: never clip
     label_smoothing: float = 0.0
@@ -74,19 +77,20 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         self.require(
             steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, validate_every=1, seed=0,
-            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0,
+            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0, lr_decay_every=1,
         )  # fmt: skip
         if not self.workers:
             self.workers = default_workers() if self.backend == "numpy" else 1
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("weight_decay", 0, math.inf), ("clip_norm", 0, math.inf),
             ("label_smoothing", 0, 0.999), ("dropout", 0, 0.999), ("validation", 0.001, 0.9),
+            ("lr_floor", 0, math.inf), ("lr_decay", 1e-9, 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
                 raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
         choices = {
-            "optimizer": ("adamw", "adam", "sgd", "adafactor"), "schedule": ("cosine", "noam", "constant"),
+            "optimizer": ("adamw", "adam", "sgd", "adafactor"), "schedule": tuple(SCHEDULES),
             "tokens": ("char", "bpe"), "backend": backend.BACKENDS, "precision": ("float32", "tf32", "float16"),
         }  # fmt: skip
         for name, allowed in choices.items():
@@ -94,6 +98,9 @@ class TrainConfig(Config):
                 raise ValueError(
                     f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
                 )
+        if self.lr_floor > self.learning_rate:
+            came = f"lr_floor={self.lr_floor}, learning_rate={self.learning_rate}"
+            raise ValueError(f"lr_floor is at most learning_rate; got {came}; write lr_floor=0")
         if self.precision == "tf32" and self.backend == "numpy":
             raise ValueError("precision=tf32 is for a GPU; got backend=numpy; write precision=float32")
         if not isinstance(self.graph, bool):
@@ -141,13 +148,21 @@ def make_optimizer(config: TrainConfig, model: Module) -> Any:
     return (optim.AdamW if config.optimizer == "adamw" else optim.Adam)(groups, lr=lr, betas=(0.9, 0.98))
 
 
+# name → the schedule of a config and its warm-up; w is cut short for those that have to end it before config.steps
+SCHEDULES: dict[str, Callable[[TrainConfig, int], Callable[[int], float]]] = {
+    "cosine": lambda c, w: optim.WarmupCosine(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
+    "linear": lambda c, w: optim.WarmupLinear(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
+    "inverse_sqrt": lambda c, w: optim.InverseSquareRoot(c.learning_rate, w, c.lr_floor),
+    "exponential": lambda c, w: optim.Exponential(c.learning_rate, w, c.lr_decay, c.lr_decay_every, c.lr_floor),
+    "step": lambda c, w: optim.StepDecay(c.learning_rate, w, c.lr_decay, c.lr_decay_every, c.lr_floor),
+    "constant": lambda c, w: optim.Constant(c.learning_rate, w),
+    "noam": lambda c, w: optim.Noam(c.d_model, max(w, 1)),
+}
+
+
 def make_schedule(config: TrainConfig) -> Callable[[int], float]:
     """Make the learning rate as a function of the step, counted from 1."""
-    if config.schedule == "noam":
-        return optim.Noam(config.d_model, max(config.warmup_steps, 1))
-    if config.schedule == "constant":
-        return optim.Constant(config.learning_rate)
-    return optim.WarmupCosine(config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps)
+    return SCHEDULES[config.schedule](config, config.warmup_steps)
 
 
 class Stopped(Exception):

@@ -12,7 +12,7 @@ import pytest
 
 import minitransformer as mt
 from minitransformer import checkpoint, tasks
-from minitransformer.train import Stopped, TrainConfig, make_optimizer, make_schedule, train
+from minitransformer.train import SCHEDULES, Stopped, TrainConfig, make_optimizer, make_schedule, train
 
 SMALL = {"steps": 12, "d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8, "checkpoint_every": 5}
 SMALL |= {"log_every": 2, "dropout": 0.1, "warmup_steps": 3}
@@ -161,6 +161,23 @@ def test_a_gradient_that_is_not_finite_is_told_with_parameter_and_step(tmp_path)
         train(task, c, tmp_path, quiet=True)
 
 
+def test_every_schedule_can_be_asked_for_by_name():
+    """Each warms up in the same line, and is then where its formula says."""
+    common = {"steps": 41, "warmup_steps": 10, "learning_rate": 0.2, "lr_decay": 0.5, "lr_decay_every": 20}
+    expected = {
+        "cosine": 0.02 + 0.18 / 2 * (1 + np.cos(np.pi * 20 / 31)), "linear": 0.02 + 0.18 * 11 / 31,
+        "inverse_sqrt": 0.2 * np.sqrt(10 / 30), "exponential": 0.1, "step": 0.1, "constant": 0.2,
+        "noam": 16**-0.5 * 30**-0.5,
+    }  # fmt: skip
+    assert set(expected) == set(SCHEDULES)
+    for name, value in expected.items():
+        schedule = make_schedule(config(schedule=name, lr_floor=0.02, **common))
+        assert schedule(30) == pytest.approx(value), name
+        peak = schedule(10)
+        assert peak == pytest.approx(0.2 if name != "noam" else 16**-0.5 * 10**-0.5)
+        np.testing.assert_allclose([schedule(t) for t in range(1, 11)], peak * np.arange(1, 11) / 10, err_msg=name)
+
+
 def test_vectors_are_not_decayed():
     model = tasks.make_task(config()).model
     groups = make_optimizer(TrainConfig(**SMALL), model).groups
@@ -176,7 +193,11 @@ def test_vectors_are_not_decayed():
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"dropout": 1.0}, "dropout lies in"),
         ({"optimizer": "lion"}, "adamw, adam, sgd, adafactor; got 'lion'"),
-        ({"schedule": "linear"}, "cosine, noam, constant"),
+        ({"schedule": "polynomial"}, "cosine, linear, inverse_sqrt, exponential, step, constant, noam; got 'polyn"),
+        ({"lr_floor": 1.0}, "lr_floor is at most learning_rate; got lr_floor=1.0, learning_rate=0.003"),
+        ({"lr_decay": 0}, "lr_decay lies in"),
+        ({"lr_decay": 1.5}, "lr_decay lies in"),
+        ({"lr_decay_every": 0}, "lr_decay_every is an integer of at least 1"),
         ({"stepz": 3}, "got stepz"),
         ({"symbols": 99}, "2 to 36 symbols"),
         ({"heads": 3}, "heads must divide"),

@@ -5,10 +5,11 @@ from .adam import Adam, AdamW
 from .clipping import clip_grad_norm_, clip_grad_value_, parameter_at_fault, scale_gradients_
 from .optimizer import Optimizer
 from .scaling import GradScaler
-from .schedules import Constant, Noam, WarmupCosine
+from .schedules import Constant, Exponential, InverseSquareRoot, Noam, Schedule, StepDecay, WarmupCosine, WarmupLinear
 from .sgd import SGD
 
 __all__ = [
-    "Adafactor", "Adam", "AdamW", "Constant", "GradScaler", "Noam", "Optimizer", "SGD", "WarmupCosine",
-    "clip_grad_norm_", "clip_grad_value_", "parameter_at_fault", "scale_gradients_",
+    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradScaler", "InverseSquareRoot", "Noam", "Optimizer",
+    "SGD", "Schedule", "StepDecay", "WarmupCosine", "WarmupLinear", "clip_grad_norm_", "clip_grad_value_",
+    "parameter_at_fault", "scale_gradients_",
 ]  # fmt: skip
