@@ -41,7 +41,7 @@ class TrainConfig(Config):
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 100
-    optimizer: str = "adamw"  # adamw, adam, sgd or adafactor
+    optimizer: str = "adamw"  # adamw, adam, sgd, adafactor or lion (whose learning_rate is 3 to 10 times smaller)
     schedule: str = "cosine"  # cosine, linear, inverse_sqrt, exponential, step, constant or noam; all warm up
     lr_floor: float = 0.0  # which the schedule does not fall below (noam and constant have none)
     lr_decay: float = 0.1  # exponential and step: the factor of lr_decay_every steps together
@@ -90,7 +90,7 @@ class TrainConfig(Config):
             if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
                 raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
         choices = {
-            "optimizer": ("adamw", "adam", "sgd", "adafactor"), "schedule": tuple(SCHEDULES),
+            "optimizer": ("adamw", "adam", "sgd", "adafactor", "lion"), "schedule": tuple(SCHEDULES),
             "tokens": ("char", "bpe"), "backend": backend.BACKENDS, "precision": ("float32", "tf32", "float16"),
         }  # fmt: skip
         for name, allowed in choices.items():
@@ -132,7 +132,10 @@ class Task(Protocol):
 
 
 def make_optimizer(config: TrainConfig, model: Module) -> Any:
-    """Make the optimizer that the config names; one-dimensional parameters are not decayed."""
+    """Make the optimizer that the config names; one-dimensional parameters are not decayed.
+
+    lion moves every weight by learning_rate in each step: give it a tenth to a third of what suits adamw.
+    """
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -145,6 +148,8 @@ def make_optimizer(config: TrainConfig, model: Module) -> Any:
         return optim.SGD(groups, lr=lr, momentum=0.9)
     if config.optimizer == "adafactor":
         return optim.Adafactor(groups, lr=lr, convention="torch")
+    if config.optimizer == "lion":
+        return optim.Lion(groups, lr=lr)
     return (optim.AdamW if config.optimizer == "adamw" else optim.Adam)(groups, lr=lr, betas=(0.9, 0.98))
 
 

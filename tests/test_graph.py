@@ -31,7 +31,7 @@ def trained(folder, **settings):
 
 
 @on_cupy
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd", "lion"])
 def test_a_recorded_run_is_the_same_to_the_bit(optimizer, tmp_path):
     """Losses and norms of every step, and the weights at the end: batches, rates and masks are each step's own."""
     (plain, a), (graphed, b) = (trained(tmp_path / str(g), graph=g, optimizer=optimizer) for g in (False, True))

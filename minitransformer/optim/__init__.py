@@ -3,13 +3,14 @@
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .clipping import clip_grad_norm_, clip_grad_value_, parameter_at_fault, scale_gradients_
+from .lion import Lion
 from .optimizer import Optimizer
 from .scaling import GradScaler
 from .schedules import Constant, Exponential, InverseSquareRoot, Noam, Schedule, StepDecay, WarmupCosine, WarmupLinear
 from .sgd import SGD
 
 __all__ = [
-    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradScaler", "InverseSquareRoot", "Noam", "Optimizer",
-    "SGD", "Schedule", "StepDecay", "WarmupCosine", "WarmupLinear", "clip_grad_norm_", "clip_grad_value_",
+    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradScaler", "InverseSquareRoot", "Lion", "Noam",
+    "Optimizer", "SGD", "Schedule", "StepDecay", "WarmupCosine", "WarmupLinear", "clip_grad_norm_", "clip_grad_value_",
     "parameter_at_fault", "scale_gradients_",
 ]  # fmt: skip

@@ -22,6 +22,14 @@ def check_range(name: str, value: Any, low: float, high: float, low_is_allowed: 
         raise ValueError(f"{name} lies in {bracket}{low}, {end}); got {value}; write {name}=0.1")
 
 
+def check_betas(betas: Any) -> None:
+    """Raise ValueError unless these are two numbers in [0, 1)."""
+    if not isinstance(betas, tuple) or len(betas) != 2:
+        raise ValueError(f"betas are two numbers; got {betas!r}; write betas=(0.9, 0.999)")
+    for i, beta in enumerate(betas):
+        check_range(f"betas[{i}]", beta, 0, 1)
+
+
 def unique_parameters(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
     """Return the parameters in order, each once however often it is named (tied weights)."""
     if isinstance(parameters, Tensor):

@@ -12,6 +12,7 @@ ALL = [
     lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
     lambda p: optim.Adam(p, lr=0.1),
     lambda p: optim.AdamW(p, lr=0.1),
+    lambda p: optim.Lion(p, lr=0.01),
     lambda p: optim.Adafactor(p, lr=0.1),
     lambda p: optim.Adafactor(p, convention="transformers", beta1=0.9),
 ]

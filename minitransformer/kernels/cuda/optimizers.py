@@ -1,7 +1,7 @@
 """Steps of optimizers for all parameters at once, and the norm of all gradients, which stays on the device.
 
-Bytes: Adam reads θ, g, m, v and writes θ, m, v, 7·N; SGD with momentum 5·N; the norm reads N, and clipping, where it
-has to, reads and writes N more. None of it could move less.
+Bytes: Adam reads θ, g, m, v and writes θ, m, v, 7·N; SGD with momentum and Lion 5·N; the norm reads N, and clipping,
+where it has to, reads and writes N more. None of it could move less.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ THREADS = 256
 
 SOURCE = source(
     "optimizers",
-    "adam sgd square_norm clip",
+    "adam sgd lion square_norm clip",
     CODE
     + r"""
 #define PIECE                                                                       \
@@ -61,6 +61,21 @@ __global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes
             u = nesterov ? u + (W)momentum * b : b;
         }
         x[i] = T((W)x[i] - (W)lr * u);
+    }
+}
+
+template <typename T>
+__global__ void lion(T** xs, Pointers near, T** far, T** ms, const integer* sizes, const int* owner,
+                     const integer* begin, Changing<double> n) {
+    typedef typename Wide<T>::type W;
+    const W beta1 = n[0], beta2 = n[1], lr = n[2], shrink = n[3];
+    PIECE
+    T *x = xs[own], *m = ms[own];
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W g_i = (W)g[i], m_i = (W)m[i], c = (W)beta1 * m_i + ((W)1 - (W)beta1) * g_i;
+        const W sign = c > 0 ? W(1) : c < 0 ? W(-1) : c;  // 0 stays 0, and what is not a number stays that
+        x[i] = T((W)x[i] * (W)shrink - (W)lr * sign);
+        m[i] = T((W)beta2 * m_i + ((W)1 - (W)beta2) * g_i);
     }
 }
 
@@ -142,6 +157,16 @@ def sgd(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, An
 
     buffers = addresses(xp, tuple([s["momentum_buffer"] for s in states])) if group["momentum"] else np.uintp(0)
     _launch(xp, "sgd", xs, (addresses(xp, xs), *pointers(xp, gs), buffers), (changing("f8", 6, numbers),))
+
+
+def lion(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, Any]) -> None:
+    """Do what `optim.Lion` says to arrays that have had the same number of steps, in one launch."""
+
+    def numbers() -> tuple[float, ...]:
+        return *group["betas"], group["lr"], 1 - group["lr"] * group["weight_decay"]
+
+    moments = addresses(xp, tuple([s["exp_avg"] for s in states]))
+    _launch(xp, "lion", xs, (addresses(xp, xs), *pointers(xp, gs), moments), (changing("f8", 4, numbers),))
 
 
 def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
