@@ -1,7 +1,8 @@
 """One loop for every task: a batch, its loss, its gradients, a step; logged, checkpointed, resumable to the bit.
 
-Nothing random outlives a step. Batch n is a function of (seed, n), and the dropout of step n is drawn from a stream
-named (seed, n); so weights, optimizer state and the number n are the whole state of a run.
+Nothing random outlives a step. Batch n is a function of (seed, n), and its dropout is drawn from a stream named
+(seed, n); so weights, optimizer state and the number n are the whole state of a run. A step takes one batch, or as many
+as `accumulate` says.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class TrainConfig(Config):
     lr_decay_every: int = 500
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0: never clip
+    accumulate: int = 1  # batches whose gradients are added up, weighted by their tokens, before a step
     label_smoothing: float = 0.0
     d_model: int = 64
     heads: int = 4
@@ -78,6 +80,7 @@ class TrainConfig(Config):
         self.require(
             steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, validate_every=1, seed=0,
             d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0, lr_decay_every=1,
+            accumulate=1,
         )  # fmt: skip
         if not self.workers:
             self.workers = default_workers() if self.backend == "numpy" else 1
@@ -108,6 +111,10 @@ class TrainConfig(Config):
         if self.graph and (self.backend == "numpy" or self.precision == "float16"):
             came = f"backend={self.backend}, precision={self.precision}"
             raise ValueError(f"graph=true is for a GPU, without a scaled loss; got {came}; write graph=false")
+        if self.graph and self.accumulate > 1:
+            raise ValueError(
+                f"graph=true records steps of one batch; got accumulate={self.accumulate}; write graph=false"
+            )
 
 
 class Task(Protocol):
@@ -116,7 +123,10 @@ class Task(Protocol):
     model: Module
 
     def batch(self, step: int) -> tuple[Any, ...]:
-        """Return batch number `step`, counted from 1: arrays of integers with one row for each example."""
+        """Return batch number `step`, counted from 1: arrays of integers with one row for each example.
+
+        It is the batch of that step; with `accumulate` there are as many to a step, one after another.
+        """
 
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch or a part of one, in nats per token, and its count of tokens."""
@@ -269,6 +279,25 @@ def _in_half(loss: Callable) -> Callable:
     return compute
 
 
+def _backward(workers: Workers | DataParallel, task: Task, config: TrainConfig, step: int) -> tuple[Any, int]:
+    """Leave the gradient of a step in `.grad`; return the mean loss of its batches, and their tokens.
+
+    Several batches are weighted by their tokens, as the parts of one are. Ranks sum up the gradients of each.
+    """
+    last = step * config.accumulate
+    gradients = optim.GradAccumulator(task.model.parameters())
+    total: Any = 0.0
+    for number in range(last - config.accumulate + 1, last + 1):
+        backend.manual_seed((config.seed, number))
+        loss, tokens = workers.backward(*task.batch(number))
+        if config.accumulate == 1:
+            return loss, tokens
+        gradients.add(tokens)
+        total = total + loss * tokens
+    tokens = gradients.finish()
+    return total / max(tokens, 1), tokens
+
+
 def _split(model: Module, loss: Any, workers: int, ranks: Ranks | None) -> Workers | DataParallel:
     """Return what splits a batch: ranks where mpiexec has started some, else workers."""
     return Workers(model, loss, workers) if ranks is None else DataParallel(model, loss, ranks)
@@ -296,7 +325,7 @@ def _unflat(arrays: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
 def train(
     task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False, ranks: Ranks | None = None
 ) -> dict[str, Any]:
-    """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps and seconds.
+    """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps, seconds and memory.
 
     Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
     the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
@@ -337,15 +366,15 @@ def train(
             model.train()
             graphed = _graphed(workers, gradients, optimizer, task) if config.graph else None
             for step in range(start + 1, config.steps + 1):
-                backend.manual_seed((config.seed, step))
                 optimizer.lr = schedule(step)
                 if graphed is not None:
+                    backend.manual_seed((config.seed, step))
                     loss, tokens, norm = graphed(*task.batch(step))
                     gradients.note(step, norm)
                 else:
                     if scaler:
                         workers.scale = scaler.scale
-                    loss, tokens = workers.backward(*task.batch(step))
+                    loss, tokens = _backward(workers, task, config, step)
                     if scaler is None or scaler.unscale_(model.parameters()):
                         gradients.note(step, gradients.clip())
                         optimizer.step()
@@ -374,7 +403,11 @@ def train(
         return {}
     with no_grad():
         figures = task.evaluate()
-    return {**figures, "loss": last_loss, "steps": config.steps, "seconds": round(time.perf_counter() - began, 2)}
+    memory = {
+        "parameter_bytes": sum(p.data.nbytes for p in model.parameters()), "optimizer_bytes": optimizer.state_bytes(),
+    }  # fmt: skip
+    seconds = round(time.perf_counter() - began, 2)
+    return {**figures, "loss": last_loss, "steps": config.steps, "seconds": seconds, **memory}
 
 
 def _validation_loss(task: Task) -> float:

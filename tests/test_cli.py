@@ -63,7 +63,11 @@ def test_the_command_alone_trains_reversal_and_leaves_a_run(call, elsewhere):
         for ending in ("png", "svg", "json"):
             assert (run / "figures" / f"{figure}.{ending}").stat().st_size > 100
     assert "exact match on 32 held-out sequences" in out and "0 1 2 3 4 5 6 7 → " in out and "runs/reversal-001" in out
-    assert {"exact_match", "loss", "steps", "seconds"} <= set(json.loads((run / "result.json").read_text()))
+    result = json.loads((run / "result.json").read_text())
+    assert {"exact_match", "loss", "steps", "seconds"} <= set(result)
+    assert result["optimizer_bytes"] == 2 * result["parameter_bytes"] > 1000
+    kilobytes = result["parameter_bytes"] / 1000
+    assert f"parameters: {kilobytes:,.1f} kB   state of the optimizer: {2 * kilobytes:,.1f} kB" in out
     assert call(*SMALL)[0] == 0 and (elsewhere / "runs" / "reversal-002").is_dir()
 
 

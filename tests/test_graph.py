@@ -68,6 +68,7 @@ def test_a_recorded_step_is_one_launch_and_one_copy(tmp_path, monkeypatch):
         ({"backend": "numpy", "graph": True}, "graph=true is for a GPU"),
         ({"graph": "yes"}, "graph is true or false"),
         ({"graph": True, "precision": "float16"}, "without a scaled loss"),
+        ({"graph": True, "accumulate": 2}, "records steps of one batch; got accumulate=2; write graph=false"),
     ],
 )
 def test_misuse_is_named(settings, text):

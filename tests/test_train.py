@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer import checkpoint, tasks
+from minitransformer import backend as library
+from minitransformer import checkpoint, data, tasks
 from minitransformer.train import SCHEDULES, Stopped, TrainConfig, make_optimizer, make_schedule, train
 
 SMALL = {"steps": 12, "d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8, "checkpoint_every": 5}
@@ -72,6 +73,19 @@ def test_a_run_logs_and_returns_its_figures(tmp_path):
     assert lines[-1]["lr"] == pytest.approx(make_schedule(config())(12))
 
 
+def test_the_memory_of_parameters_and_optimizer_is_told(tmp_path):
+    """Adafactor's rows and columns beside Adam's two moments, and Lion's one."""
+    found = {name: run(tmp_path / name, optimizer=name, steps=2) for name in ("adamw", "lion", "adafactor", "sgd")}
+    model = tasks.make_task(config()).model
+    assert {r["parameter_bytes"] for r in found.values()} == {4 * sum(p.size for p in model.parameters())}
+    n = found["adamw"]["parameter_bytes"]
+    factored = sum(4 * (sum(p.shape) if p.ndim == 2 else p.size) for p in model.parameters())
+    assert {name: r["optimizer_bytes"] for name, r in found.items()} == {
+        "adamw": 2 * n, "lion": n, "adafactor": factored, "sgd": n,
+    }  # fmt: skip
+    assert factored < n / 4
+
+
 def test_looking_at_held_out_data_changes_nothing(tmp_path):
     run(tmp_path / "often", validate_every=3, log_every=100)
     run(tmp_path / "never", validate_every=100)
@@ -96,6 +110,69 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(optimizer, how, tmp_path):
     assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in straight.items() if k != "seconds"}
     steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 7, 8, 10, 12]
+
+
+class Twice:
+    """A task whose batch number n is the batches 2n − 1 and 2n of another, in one."""
+
+    def __init__(self, task):
+        self.model, self.inner = task.model, task
+        self.evaluate, self.held_out_loss, self.loss, self.tokens = (
+            getattr(task, name) for name in ("evaluate", "held_out_loss", "loss", "tokens")
+        )
+
+    def batch(self, step):
+        parts = [self.inner.batch(n) for n in (2 * step - 1, 2 * step)]
+        longest = [max(a.shape[1] for a in arrays) for arrays in zip(*parts, strict=True)]
+        pad = [[np.pad(a, ((0, 0), (0, n - a.shape[1]))) for a, n in zip(p, longest, strict=True)] for p in parts]
+        return data.Batch(*[np.concatenate(arrays) for arrays in zip(*pad, strict=True)])
+
+
+@pytest.mark.parametrize("precision, workers", [("float32", 1), ("float32", 2), ("float16", 1)])
+def test_two_batches_to_a_step_are_one_of_twice_the_rows(precision, workers, tmp_path, backend):
+    """Weights, losses and norms of a whole run: to rounding, with the tokens of both batches weighted alike."""
+    settings = {"optimizer": "sgd", "learning_rate": 0.1, "dropout": 0.0, "precision": precision, "backend": backend}
+    settings |= {"workers": workers, "log_every": 1}
+    run(tmp_path / "two", accumulate=2, **settings)
+    c = config(**settings)
+    (tmp_path / "one").mkdir()
+    train(Twice(tasks.make_task(c)), c, tmp_path / "one", quiet=True)
+    two, one = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    tolerance = 1e-5 if precision == "float32" else 2e-3
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([x[name] for x in two], [x[name] for x in one], rtol=10 * tolerance, err_msg=name)
+    for name, value in weights(tmp_path / "one").items():
+        np.testing.assert_allclose(weights(tmp_path / "two")[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_each_batch_of_a_step_has_random_numbers_of_its_own(tmp_path):
+    """Those of (seed, number of the batch); with one batch to a step, that is (seed, step)."""
+    c = config(accumulate=3, workers=1, steps=2)
+    task, seen = tasks.make_task(c), []
+    real = task.loss
+    task.loss = lambda *arrays: seen.append(library.random_state()) or real(*arrays)
+    train(task, c, tmp_path, quiet=True)
+    expected = []
+    for number in range(1, 7):
+        mt.manual_seed((c.seed, number))
+        expected.append(library.random_state())
+    assert seen == expected and len({str(state) for state in seen}) == 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_of_several_batches_a_step_resumes_to_the_bit(workers, tmp_path, backend):
+    settings = {"accumulate": 3, "workers": workers, "backend": backend}
+    run(tmp_path / "a", **settings)
+    (tmp_path / "b").mkdir()
+    c = config(**settings)
+    with pytest.raises(Stopped, match="stopped after step 7 of 12"):
+        train(StopAt(tasks.make_task(c), 20, signal.SIGINT), c, tmp_path / "b", quiet=True)  # batch 20, of step 7
+    run(tmp_path / "b", resume=True, **settings)
+    for name, value in weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
 
 
 def test_signals_are_given_back():
@@ -197,6 +274,7 @@ def test_vectors_are_not_decayed():
         ({"lr_floor": 1.0}, "lr_floor is at most learning_rate; got lr_floor=1.0, learning_rate=0.003"),
         ({"lr_decay": 0}, "lr_decay lies in"),
         ({"lr_decay": 1.5}, "lr_decay lies in"),
+        ({"accumulate": 0}, "accumulate is an integer of at least 1; got 0"),
         ({"lr_decay_every": 0}, "lr_decay_every is an integer of at least 1"),
         ({"stepz": 3}, "got stepz"),
         ({"symbols": 99}, "2 to 36 symbols"),

@@ -1,5 +1,6 @@
 """Optimizers, learning-rate schedules and gradient clipping, by the names that PyTorch gives them."""
 
+from .accumulation import GradAccumulator
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .clipping import clip_grad_norm_, clip_grad_value_, parameter_at_fault, scale_gradients_
@@ -10,7 +11,7 @@ from .schedules import Constant, Exponential, InverseSquareRoot, Noam, Schedule,
 from .sgd import SGD
 
 __all__ = [
-    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradScaler", "InverseSquareRoot", "Lion", "Noam",
-    "Optimizer", "SGD", "Schedule", "StepDecay", "WarmupCosine", "WarmupLinear", "clip_grad_norm_", "clip_grad_value_",
-    "parameter_at_fault", "scale_gradients_",
+    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradAccumulator", "GradScaler", "InverseSquareRoot",
+    "Lion", "Noam", "Optimizer", "SGD", "Schedule", "StepDecay", "WarmupCosine", "WarmupLinear", "clip_grad_norm_",
+    "clip_grad_value_", "parameter_at_fault", "scale_gradients_",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
         return 0.0
     gradients = [node.grad for node in nodes if node.grad is not None]
     xp = namespace(tuple(gradients))
-    if _at_once(xp, gradients):
+    if at_once(xp, gradients):
         norm = cuda.clip_norm(xp, tuple(gradients), max_norm)
         max_norm = math.inf  # done
     else:
@@ -52,7 +52,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
     return norm
 
 
-def _at_once(xp: Any, gradients: list[Any]) -> bool:
+def at_once(xp: Any, gradients: list[Any]) -> bool:
     """Tell whether one launch can take all gradients."""
     alike = xp.__name__ == "cupy" and kernels_enabled() and len({g.dtype for g in gradients}) == 1
     return alike and all(g.flags.c_contiguous for g in gradients)
@@ -62,7 +62,7 @@ def scale_gradients_(parameters: Iterable[Tensor] | Tensor, factor: float) -> No
     """Multiply every gradient by a number, in place: g ← factor·g."""
     nodes = _nodes_with_gradient(parameters)
     gradients = [node.grad for node in nodes if node.grad is not None]
-    if gradients and _at_once(namespace(tuple(gradients)), gradients):
+    if gradients and at_once(namespace(tuple(gradients)), gradients):
         cuda.multiply(namespace(tuple(gradients)), tuple(gradients), factor)
         return
     for node, g in zip(nodes, gradients, strict=True):

@@ -209,6 +209,14 @@ class Optimizer:
         for p in self.parameters:
             p.grad = None
 
+    def state_bytes(self) -> int:
+        """Return how many bytes the state takes beside the parameters: 0 before the first step.
+
+        Of a parameter of n bytes: Adam keeps 2·n; Lion, and SGD with momentum, n; plain SGD nothing; Adafactor, of a
+        matrix of N×M numbers, N + M.
+        """
+        return sum(v.nbytes for entry in self.state for v in entry.values() if hasattr(v, "nbytes"))
+
     # -- what a checkpoint needs ----------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that `load_state_dict` needs to go on as if never stopped.

@@ -19,7 +19,7 @@ THREADS = 256
 
 SOURCE = source(
     "optimizers",
-    "adam sgd lion square_norm clip",
+    "adam sgd lion accumulate square_norm clip",
     CODE
     + r"""
 #define PIECE                                                                       \
@@ -76,6 +76,18 @@ __global__ void lion(T** xs, Pointers near, T** far, T** ms, const integer* size
         const W sign = c > 0 ? W(1) : c < 0 ? W(-1) : c;  // 0 stays 0, and what is not a number stays that
         x[i] = T((W)x[i] * (W)shrink - (W)lr * sign);
         m[i] = T((W)beta2 * m_i + ((W)1 - (W)beta2) * g_i);
+    }
+}
+
+template <typename T>
+__global__ void accumulate(T** sums, Pointers near, T** far, const integer* sizes, const int* owner,
+                           const integer* begin, double weight, int first) {
+    typedef typename Wide<T>::type W;
+    PIECE
+    T* sum = sums[own];
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W part = (W)weight * (W)g[i];
+        sum[i] = T(first ? part : (W)sum[i] + part);
     }
 }
 
@@ -167,6 +179,14 @@ def lion(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, A
 
     moments = addresses(xp, tuple([s["exp_avg"] for s in states]))
     _launch(xp, "lion", xs, (addresses(xp, xs), *pointers(xp, gs), moments), (changing("f8", 4, numbers),))
+
+
+def accumulate(xp: Any, sums: Arrays, gs: Arrays, weight: float, first: bool) -> None:
+    """Add weight·g to each sum, or begin it with that, in one launch.
+
+    The gradients stay as they are.
+    """
+    _launch(xp, "accumulate", gs, (addresses(xp, sums), *pointers(xp, gs)), (np.float64(weight), np.int32(first)))
 
 
 def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
