@@ -163,6 +163,7 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool, ranks: Any = No
     if not result:  # another rank writes
         return result
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [line for line in log if "left_out" not in line]  # a spike's own line; its step may have another
     curve = [line["step"] for line in log], [line["loss"] for line in log]
     checked = [line for line in log if "validation_loss" in line]
     validation = [line["step"] for line in checked], [line["validation_loss"] for line in checked]
@@ -185,6 +186,8 @@ def _summary(result: dict[str, Any], folder: Path) -> list[str]:
         lines.append(
             f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
         )
+    if result.get("left_out"):
+        lines.append(f"{result['left_out']} steps were left out, as their loss leapt: see left_out in metrics.jsonl")
     kilobytes = [f"{result[name] / 1000:,.1f} kB" for name in ("parameter_bytes", "optimizer_bytes")]
     lines.append(f"parameters: {kilobytes[0]}   state of the optimizer: {kilobytes[1]}")
     lines += [f"{source} → {output}" for source, output in result["examples"]]

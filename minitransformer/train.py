@@ -49,6 +49,8 @@ class TrainConfig(Config):
     lr_decay_every: int = 500
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0: never clip
+    clip_value: float = 0.0  # of each element of a gradient, before their norm; 0: never clip
+    spike: float = 0.0  # leave a step out whose loss lies this many deviations above the last ones; 0: take them all
     accumulate: int = 1  # batches whose gradients are added up, weighted by their tokens, before a step
     label_smoothing: float = 0.0
     d_model: int = 64
@@ -87,7 +89,7 @@ class TrainConfig(Config):
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("weight_decay", 0, math.inf), ("clip_norm", 0, math.inf),
             ("label_smoothing", 0, 0.999), ("dropout", 0, 0.999), ("validation", 0.001, 0.9),
-            ("lr_floor", 0, math.inf), ("lr_decay", 1e-9, 1),
+            ("lr_floor", 0, math.inf), ("lr_decay", 1e-9, 1), ("clip_value", 0, math.inf), ("spike", 0, math.inf),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
@@ -115,6 +117,9 @@ class TrainConfig(Config):
             raise ValueError(
                 f"graph=true records steps of one batch; got accumulate={self.accumulate}; write graph=false"
             )
+        if self.graph and self.spike:
+            came = f"spike={self.spike}, graph=true"
+            raise ValueError(f"spike has to know each loss before its step; got {came}; write spike=0")
 
 
 class Task(Protocol):
@@ -330,13 +335,16 @@ def train(
     Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
     the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
     With `ranks` all of them call this, each takes a part of every batch, and rank 0 alone writes and measures; the
-    others get {} back. Raises Stopped after Ctrl-C, FloatingPointError (with parameter and step) when a gradient is not
-    finite.
+    others get {} back. With `spike` each loss is looked at before its step (see `optim.SpikeGuard`; a GPU is waited
+    for), and a step left out is a line of metrics.jsonl with left_out. Raises Stopped after Ctrl-C, FloatingPointError
+    (with parameter and step) when a gradient is not finite, or losses leap again and again.
     """
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
     start, seconds = 0, 0.0
     last_loss: float | None = None  # none has been read yet
     scaler = optim.GradScaler() if config.precision == "float16" else None
+    names = [name for name, _ in model.named_parameters()]
+    guard = optim.SpikeGuard(config.spike, names) if config.spike else None
     if resume:
         arrays, moments, state = checkpoint.load_checkpoint(folder / "checkpoint")
         model.load_state_dict(arrays)
@@ -344,6 +352,8 @@ def train(
         start, seconds, last_loss = state["step"], state["seconds"], state["loss"]
         if scaler:
             scaler.load_state_dict(state["scaler"])
+        if guard:
+            guard.load_state_dict(state["guard"])
     if config.backend == "cupy":
         backend.allow_tf32(config.precision == "tf32")
     began = time.perf_counter() - seconds
@@ -354,11 +364,13 @@ def train(
         state = {"optimizer": rest, "seconds": time.perf_counter() - began, "loss": last_loss}
         if scaler:
             state["scaler"] = scaler.state_dict()
+        if guard:
+            state["guard"] = guard.state_dict()
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
     log = Log(folder / "metrics.jsonl", start) if writes else Silence()
     progress = Progress(config.steps, quiet or not writes)
-    gradients = _Gradients(model, config.clip_norm)
+    gradients = _Gradients(model, config.clip_norm, config.clip_value)
     counted, since = 0, time.perf_counter()
     try:
         loss_of = _in_half(task.loss) if scaler else task.loss
@@ -376,8 +388,10 @@ def train(
                         workers.scale = scaler.scale
                     loss, tokens = _backward(workers, task, config, step)
                     if scaler is None or scaler.unscale_(model.parameters()):
+                        norms = optim.grad_norms(model.parameters()) if guard else []  # before they are clipped
                         gradients.note(step, gradients.clip())
-                        optimizer.step()
+                        if guard is None or not _left_out(guard, gradients, log, step, loss.item(), norms):
+                            optimizer.step()
                 counted += tokens
                 stopping = workers.agree(stop.is_set())
                 validation = step % config.validate_every == 0 or step == config.steps
@@ -407,6 +421,8 @@ def train(
         "parameter_bytes": sum(p.data.nbytes for p in model.parameters()), "optimizer_bytes": optimizer.state_bytes(),
     }  # fmt: skip
     seconds = round(time.perf_counter() - began, 2)
+    if guard:
+        figures["left_out"] = guard.left_out
     return {**figures, "loss": last_loss, "steps": config.steps, "seconds": seconds, **memory}
 
 
@@ -419,6 +435,17 @@ def _validation_loss(task: Task) -> float:
     return loss
 
 
+def _left_out(
+    guard: optim.SpikeGuard, gradients: _Gradients, log: Log | Silence, step: int, loss: float, norms: list[float]
+) -> bool:
+    """Tell whether a step is left out, and if so write it down. A gradient that is not finite raises first."""
+    gradients.read()
+    spike = guard.look(step, loss, norms)
+    if spike is not None:
+        log.write(**spike._asdict())
+    return spike is not None
+
+
 class _Gradients:
     """Clip the gradients of each step, and say which parameter's was not finite, and when.
 
@@ -426,14 +453,27 @@ class _Gradients:
     happened meanwhile.
     """
 
-    def __init__(self, model: Module, limit: float):
-        self.model, self.limit = model, limit or math.inf
+    def __init__(self, model: Module, limit: float, value: float):
+        self.model, self.limit, self.value = model, limit or math.inf, value
         self.unread: list[tuple[int, Any]] = []  # (step, norm)
         self.norm = 0.0  # the last that was read
 
     def clip(self) -> Any:
-        """Bring the norm of all gradients down to the limit; return what it was, where the gradients are."""
-        return optim.clip_grad_norm_(self.model.parameters(), self.limit, error_if_nonfinite=False)
+        """Bring each element down to `value`, then the norm of all to the limit; return what the norm was at first.
+
+        The elements come first: a single wild one would make the norm so large that all others, divided by it, were as
+        good as gone.
+        """
+        parameters = self.model.parameters()
+        if not self.value:
+            return optim.clip_grad_norm_(parameters, self.limit, error_if_nonfinite=False)
+        norm = optim.clip_grad_norm_(parameters, math.inf, error_if_nonfinite=False)
+        if backend.backend_of(norm) == "numpy" and not math.isfinite(norm):
+            return norm  # an infinite element, brought down to `value`, could not be named any more
+        optim.clip_grad_value_(parameters, self.value)
+        if self.limit != math.inf:
+            optim.clip_grad_norm_(parameters, self.limit, error_if_nonfinite=False)
+        return norm
 
     def note(self, step: int, norm: Any) -> None:
         """Remember the norm of a step. Raises as `read` does, on a GPU later."""

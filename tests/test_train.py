@@ -1,6 +1,7 @@
 """The loop: what a step does, what is logged, and that stopping changes nothing."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import minitransformer as mt
 from minitransformer import backend as library
 from minitransformer import checkpoint, data, tasks
+from minitransformer import train as train_module
 from minitransformer.train import SCHEDULES, Stopped, TrainConfig, make_optimizer, make_schedule, train
 
 SMALL = {"steps": 12, "d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8, "checkpoint_every": 5}
@@ -175,6 +177,108 @@ def test_a_run_of_several_batches_a_step_resumes_to_the_bit(workers, tmp_path, b
         np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
 
 
+class Poisoned:
+    """A task whose loss, for some batches, is dragged up through one parameter alone."""
+
+    NAME = "encoder.layers.0.norm2.weight"
+
+    def __init__(self, task, *numbers):
+        self.model, self.inner, self.numbers, self.number = task.model, task, numbers, 0
+        self.evaluate, self.held_out_loss, self.tokens = task.evaluate, task.held_out_loss, task.tokens
+
+    def batch(self, step):
+        self.number = step
+        return self.inner.batch(step)
+
+    def loss(self, *arrays):
+        loss, tokens = self.inner.loss(*arrays)
+        if self.number in self.numbers:
+            weight = dict(self.model.named_parameters())[self.NAME]
+            loss = loss + (weight * weight).sum() * 5.0
+        return loss, tokens
+
+
+GUARDED = {"spike": 6.0, "workers": 1, "checkpoint_every": 1, "log_every": 5, "schedule": "constant"}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_step_whose_loss_leaps_is_left_out_and_told(tmp_path, backend):
+    c = config(**GUARDED, steps=25, backend=backend)
+    result = train(Poisoned(tasks.make_task(c), 25), c, tmp_path, quiet=True)
+    before, after = (checkpoint.load(f / "model.safetensors") for f in checkpoint.checkpoints(tmp_path / "checkpoint"))
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    (told,) = [line for line in lines_of(tmp_path) if "left_out" in line]
+    assert told["step"] == 25 and told["left_out"] == Poisoned.NAME and told["leap"] > 6 and told["growth"] > 10
+    assert told["loss"] == result["loss"] > 50 and result["left_out"] == 1
+
+
+def test_without_the_guard_the_same_batch_changes_the_weights(tmp_path):
+    c = config(**{**GUARDED, "spike": 0.0}, steps=25)
+    assert "left_out" not in train(Poisoned(tasks.make_task(c), 25), c, tmp_path, quiet=True)
+    before, after = (checkpoint.load(f / "model.safetensors") for f in checkpoint.checkpoints(tmp_path / "checkpoint"))
+    assert np.abs(after[Poisoned.NAME] - before[Poisoned.NAME]).max() > 1e-4
+
+
+def test_a_guarded_run_that_was_stopped_goes_on_to_the_bit(tmp_path):
+    """The second leap comes so soon after that a guard which had forgotten would let it pass."""
+    c = config(**GUARDED, steps=36)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    whole = train(Poisoned(tasks.make_task(c), 24, 33), c, tmp_path / "a", quiet=True)
+    with pytest.raises(Stopped, match="after step 28 of 36"):
+        train(StopAt(Poisoned(tasks.make_task(c), 24, 33), 28, signal.SIGINT), c, tmp_path / "b", quiet=True)
+    again = train(Poisoned(tasks.make_task(c), 24, 33), c, tmp_path / "b", quiet=True, resume=True)
+    assert whole["left_out"] == again["left_out"] == 2
+    for name, value in weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
+    told = [[line for line in lines_of(tmp_path / name) if "left_out" in line] for name in ("a", "b")]
+    assert told[0] == told[1] and [line["step"] for line in told[0]] == [24, 33]
+
+
+def test_a_loss_that_stays_up_ends_the_run_with_parameter_and_step(tmp_path):
+    c = config(**GUARDED, steps=40)
+    with pytest.raises(FloatingPointError, match=rf"5 times in a row, at step 30 .*{Poisoned.NAME} grew most"):
+        train(Poisoned(tasks.make_task(c), *range(26, 41)), c, tmp_path, quiet=True)
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint")[2]["step"] == 29
+
+
+def test_a_guarded_run_without_a_leap_is_the_run_without_a_guard(tmp_path, backend):
+    for name, spike in (("guarded", 50.0), ("plain", 0.0)):
+        run(tmp_path / name, spike=spike, backend=backend, steps=24)
+    for name, value in weights(tmp_path / "plain").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "guarded")[name], err_msg=name)
+
+
+def test_elements_are_clipped_before_the_norm(tmp_path, backend):
+    """And the norm that is logged is that of the gradient as it came."""
+    c = config(clip_value=0.01, clip_norm=0.05, workers=1, backend=backend)
+    task = tasks.make_task(c)
+    library.manual_seed((c.seed, 1))
+    loss, _ = task.loss(*task.batch(1))
+    loss.backward()
+    raw = [p.grad.numpy().copy() for p in task.model.parameters()]
+    gradients = train_module._Gradients(task.model, c.clip_norm, c.clip_value)
+    norm = float(gradients.clip())
+    assert norm == pytest.approx(math.sqrt(sum((g**2).sum() for g in raw)), rel=1e-5)
+    cut = [g.clip(-0.01, 0.01) for g in raw]
+    factor = 0.05 / math.sqrt(sum((g**2).sum() for g in cut))
+    assert factor < 1 and max(np.abs(g).max() for g in raw) > 0.05
+    for p, g in zip(task.model.parameters(), cut, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), factor * g, rtol=1e-4, atol=1e-9)
+
+
+def test_an_infinite_gradient_is_told_though_its_elements_are_clipped(tmp_path):
+    c = config(clip_value=0.01)
+    task = tasks.make_task(c)
+    task.model.encoder.layers[0].feed_forward.up.weight.data[0, 0] = np.inf
+    with pytest.raises(FloatingPointError, match=r"that of .* is not, at step 1"), np.errstate(all="ignore"):
+        train(task, c, tmp_path, quiet=True)
+
+
 def test_signals_are_given_back():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     from minitransformer.train import _stop_signals
@@ -274,6 +378,8 @@ def test_vectors_are_not_decayed():
         ({"lr_floor": 1.0}, "lr_floor is at most learning_rate; got lr_floor=1.0, learning_rate=0.003"),
         ({"lr_decay": 0}, "lr_decay lies in"),
         ({"lr_decay": 1.5}, "lr_decay lies in"),
+        ({"clip_value": -1.0}, "clip_value lies in"),
+        ({"spike": float("inf")}, "spike lies in"),
         ({"accumulate": 0}, "accumulate is an integer of at least 1; got 0"),
         ({"lr_decay_every": 0}, "lr_decay_every is an integer of at least 1"),
         ({"stepz": 3}, "got stepz"),

@@ -3,7 +3,8 @@
 from .accumulation import GradAccumulator
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
-from .clipping import clip_grad_norm_, clip_grad_value_, parameter_at_fault, scale_gradients_
+from .clipping import clip_grad_norm_, clip_grad_value_, grad_norms, parameter_at_fault, scale_gradients_
+from .guard import Spike, SpikeGuard
 from .lion import Lion
 from .optimizer import Optimizer
 from .scaling import GradScaler
@@ -12,6 +13,6 @@ from .sgd import SGD
 
 __all__ = [
     "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradAccumulator", "GradScaler", "InverseSquareRoot",
-    "Lion", "Noam", "Optimizer", "SGD", "Schedule", "StepDecay", "WarmupCosine", "WarmupLinear", "clip_grad_norm_",
-    "clip_grad_value_", "parameter_at_fault", "scale_gradients_",
+    "Lion", "Noam", "Optimizer", "SGD", "Schedule", "Spike", "SpikeGuard", "StepDecay", "WarmupCosine",
+    "WarmupLinear", "clip_grad_norm_", "clip_grad_value_", "grad_norms", "parameter_at_fault", "scale_gradients_",
 ]  # fmt: skip

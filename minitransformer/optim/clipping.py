@@ -78,8 +78,32 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
     This changes the direction of the step; `clip_grad_norm_` does not.
     """
     check_range("clip_value", clip_value, 0, math.inf)
-    for node in _nodes_with_gradient(parameters):
-        node.grad = namespace((node.grad,)).clip(node.grad, -clip_value, clip_value)
+    nodes = _nodes_with_gradient(parameters)
+    gradients = [node.grad for node in nodes if node.grad is not None]
+    if gradients and at_once(namespace(tuple(gradients)), gradients):
+        cuda.clip_value(namespace(tuple(gradients)), tuple(gradients), clip_value)
+        return
+    for node, g in zip(nodes, gradients, strict=True):
+        node.grad = namespace((g,)).clip(g, -clip_value, clip_value, out=g if g.ndim else None)
+
+
+def grad_norms(parameters: Iterable[Tensor] | Tensor) -> list[float]:
+    """Return the norm of each parameter's gradient, √(Σ g²), in their order; 0 where there is none.
+
+    On a GPU all of them are found in one launch, and the host waits for the answer.
+    """
+    chosen = unique_parameters(parameters)
+    held = [(i, p.node.grad) for i, p in enumerate(chosen) if p.node is not None]
+    found = [(i, g) for i, g in held if g is not None]
+    norms = [0.0] * len(chosen)
+    if not found:
+        return norms
+    gradients = tuple([g for _, g in found])
+    xp = namespace(gradients)
+    squares = cuda.squares(xp, gradients) if at_once(xp, list(gradients)) else [xp.vdot(g, g) for g in gradients]
+    for (i, _), square in zip(found, squares, strict=True):
+        norms[i] = math.sqrt(float(square))
+    return norms
 
 
 def parameter_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> int | None:

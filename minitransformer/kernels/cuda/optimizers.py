@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array
+from ...backend import Array, to_numpy
 from .many import CHUNK, CODE, addresses, pieces, pointers
 from .source import arrived, changing, source
 
@@ -19,7 +19,7 @@ THREADS = 256
 
 SOURCE = source(
     "optimizers",
-    "adam sgd lion accumulate square_norm clip",
+    "adam sgd lion accumulate square_norm clip bound",
     CODE
     + r"""
 #define PIECE                                                                       \
@@ -134,6 +134,18 @@ __global__ void clip(Pointers near, T** far, const integer* sizes, const int* ow
     PIECE
     for (integer i = from; i < to; i += blockDim.x) g[i] = T((W)g[i] * factor);
 }
+
+template <typename T>
+__global__ void bound(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin,
+                      double limit) {
+    typedef typename Wide<T>::type W;
+    const W most = limit;
+    PIECE
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W g_i = g[i];
+        g[i] = T(g_i > most ? most : g_i < -most ? -most : g_i);  // what is not a number stays that
+    }
+}
 """.replace("CHUNK", str(CHUNK)),
 )
 
@@ -189,16 +201,34 @@ def accumulate(xp: Any, sums: Arrays, gs: Arrays, weight: float, first: bool) ->
     _launch(xp, "accumulate", gs, (addresses(xp, sums), *pointers(xp, gs)), (np.float64(weight), np.int32(first)))
 
 
-def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
-    """Return ‖g‖ as it was, a scalar on the device, and bring the gradients down to `limit`, in two launches."""
+def _square_norm(xp: Any, gs: Arrays, lists: tuple[Any, Any], limit: float) -> tuple[Array, Array]:
+    """Return the sums of squares of all blocks, and what the kernel makes of them."""
     wide = np.dtype("f8" if gs[0].dtype.char == "d" else "f4")
     blocks = pieces(gs[0].device.id, tuple([g.size for g in gs]))[-1]
     partial, result = xp.empty(blocks, dtype=wide), xp.empty(3, dtype=wide)
-    lists = pointers(xp, gs)
     _launch(xp, "square_norm", gs, lists, (partial, arrived(gs[0].device.id), result, np.float64(limit)))
+    return partial, result
+
+
+def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
+    """Return ‖g‖ as it was, a scalar on the device, and bring the gradients down to `limit`, in two launches."""
+    lists = pointers(xp, gs)
+    _, result = _square_norm(xp, gs, lists, limit)
     if limit != math.inf:
         _launch(xp, "clip", gs, lists, (result,))
     return result[0]
+
+
+def squares(xp: Any, gs: Arrays) -> np.ndarray:
+    """Return Σg² of each array, on the host, which waits for it.    → (len(gs),)"""
+    partial, _ = _square_norm(xp, gs, pointers(xp, gs), math.inf)
+    owner = np.repeat(np.arange(len(gs)), [-(-g.size // CHUNK) for g in gs])
+    return np.bincount(owner, weights=to_numpy(partial), minlength=len(gs))
+
+
+def clip_value(xp: Any, gs: Arrays, limit: float) -> None:
+    """Bring every element of all arrays into −limit … limit, in one launch."""
+    _launch(xp, "bound", gs, pointers(xp, gs), (np.float64(limit),))
 
 
 def multiply(xp: Any, gs: Arrays, factor: float) -> None:
