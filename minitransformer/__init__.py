@@ -7,6 +7,7 @@ from .checkpoint import load, save
 from .gradcheck import gradcheck
 from .ops.precision import autocast
 from .parallel import Workers
+from .recompute import recompute
 from .tensor import (
     PRIMITIVES,
     Parameter,
@@ -24,7 +25,6 @@ from .tensor import (
 __version__ = "0.1.0"
 __all__ = [
     "PRIMITIVES", "Parameter", "Tensor", "Workers", "autocast", "data", "enable_grad", "functional", "get_backend",
-    "grad",
-    "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim", "primitive",
-    "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
+    "grad", "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim",
+    "primitive", "recompute", "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
 ]  # fmt: skip

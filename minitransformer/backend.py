@@ -223,6 +223,22 @@ def next_draw(rows: int) -> Draw:
     return draw
 
 
+def draw_state() -> tuple[tuple[int, int], int, tuple[int, int] | None]:
+    """Return all that the next draw depends on: key, count of draws, and the part of a batch."""
+    return _random.key, _random.calls, _random.part
+
+
+@contextlib.contextmanager
+def drawing_from(state: tuple[tuple[int, int], int, tuple[int, int] | None]) -> Iterator[None]:
+    """Inside the block, draw as from an earlier state on; after it, go on as if nothing had been drawn."""
+    before = draw_state()
+    _random.key, _random.calls, _random.part = state
+    try:
+        yield
+    finally:
+        _random.key, _random.calls, _random.part = before
+
+
 def random_state() -> tuple[tuple[int, int], int]:
     """Return the key and the count of draws, for another process to go on from."""
     return _random.key, _random.calls

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from . import nn, ops
-from .backend import get_backend, manual_seed, to_backend
+from .backend import get_backend, manual_seed, next_draw, to_backend
 from .gradcheck import GradcheckError, gradcheck
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
+from .ops.blockwise import _blockwise_attention
+from .recompute import recompute
 from .tensor import Tensor
 from .tensor import _identity as identity
 
@@ -145,6 +147,8 @@ def _dropout_add(x: Tensor, branch: Tensor) -> Any:
 _op("dropout", _dropout, _normal(ROW))
 _op("dropout_add", _dropout_add, _normal(ROW, ROW))
 HEADS = ((2, 3, 5), (2, 7, 5), (2, 7, 11))
+HEADS_OF_THREE = ((2, 5, 3), (2, 7, 3), (2, 7, 11))
+KEYS = np.array([[True] * 7, [False, True, True, False, True, True, False]])
 _op("repeat_heads", lambda x: ops.repeat_heads(x, 3), _normal((2, 5, 7)))
 ANGLES = np.arange(15).reshape(5, 3) / 7
 for _pairing in ("halves", "neighbours"):
@@ -157,6 +161,38 @@ _op(
     "scaled_dot_product_attention (bias)",
     lambda q, k, v, b: ops.scaled_dot_product_attention(q, k, v, causal=True, bias=b),
     lambda rng: [*_normal(*HEADS)(rng), rng.standard_normal((3, 7))],
+)
+_op("by_distance", lambda x: ops.by_distance(x, queries=5), _normal((3, 11)))
+_op("sum_by_distance", ops.sum_by_distance, _normal((3, 5, 7)))
+
+
+def _in_blocks(q: Any, k: Any, v: Any, bias: Any) -> Any:
+    """Attend in blocks of three, some of which the mask and the window empty."""
+    manual_seed(7)
+    mask = here([[True, True, True, False, True, False, True], [False] * 7, *[[True] * 5 + [False] * 2] * 3])
+    return _blockwise_attention(
+        q, k, v, mask, None, bias, scale=0.4, causal=True, window=4, dropout=(0.2, next_draw(2)), learned=True, size=3
+    )
+
+
+_op(
+    "blockwise_attention",
+    lambda q, k, v, b: ops.blockwise_attention(q, k, v, causal=True, bias=b),
+    lambda rng: [*_normal(*HEADS)(rng), rng.standard_normal((3, 7))],
+)
+_op("blockwise_attention (blocks)", _in_blocks, _normal((2, 5, 3), (2, 7, 3), (2, 7, 11), (2, 11)))
+_op("positive_features", ops.positive_features, _spread(ROW))
+for _causal in (False, True):
+    _op(
+        f"linear_attention{' (causal)' if _causal else ''}",
+        lambda q, k, v, c=_causal: ops.linear_attention(q, k, v, here(KEYS), causal=c, chunk=2),
+        _spread(*HEADS_OF_THREE),
+    )
+_op("linear_attention_weights", lambda q, k: ops.linear_attention_weights(q, k, causal=True), _spread(*HEADS[:2]))
+_op(
+    "linear_cross_entropy",
+    lambda x, w: ops.linear_cross_entropy(x, w, here([1, 6, -100, 0, 1]), label_smoothing=0.1, chunk=2),
+    _normal((5, 3), (7, 3)),
 )
 _op("attention_weights", lambda q, k: ops.attention_weights(q, k, causal=True), _normal(*HEADS[:2]))
 _op(
@@ -212,9 +248,7 @@ def _module(
         # Norms start at 1 and biases at 0, where errors hide: move every parameter to a generic place.
         parameters = [p + 0.3 * rng.standard_normal(p.shape) for p in parameters]
         labels = [f"input {i}" for i in range(len(xs))] + names
-        # Softmax cannot see a shift of all keys; but where keys are turned by their places, it is none.
-        turned = any(isinstance(m, nn.RotaryPositions) for m in module.modules())
-        zero = [i for i, label in enumerate(labels) if label.endswith("k_proj.bias") and not turned]
+        zero = [i for i, label in enumerate(labels) if label.endswith("k_proj.bias") and _only_shifts(module)]
 
         def run(*tensors: Any) -> Any:
             manual_seed(7)
@@ -223,6 +257,16 @@ def _module(
         return run, [*xs, *parameters], {"names": labels, "zero": zero, **options}
 
     table[name] = case
+
+
+def _only_shifts(module: nn.Module) -> bool:
+    """Tell whether a bias of the keys shifts all scores of a row alike, which a softmax cannot see.
+
+    It does not where keys are turned by their places, normed, or mixed in another way than by a softmax.
+    """
+    attentions = [m for m in module.modules() if isinstance(m, nn.MultiHeadAttention)]
+    turned = any(isinstance(m, nn.RotaryPositions) for m in module.modules())
+    return not turned and all(a.kind != "linear" and a.k_norm is None for a in attentions)
 
 
 MASK = np.array([[True] * 5, [True, True, True, False, False]])
@@ -257,15 +301,35 @@ for _name, _make in {
     "rotary": lambda: nn.MultiHeadAttention(6, 3, positions=nn.RotaryPositions(2, 5)),
     "alibi": lambda: nn.MultiHeadAttention(6, 3, positions=nn.AlibiBias(3)),
     "relative": lambda: nn.MultiHeadAttention(6, 3, positions=nn.RelativeBias(3, 4, 3)),
+    "share qk": lambda: nn.MultiHeadAttention(6, 3, share="qk"),
+    "share heads": lambda: nn.MultiHeadAttention(6, 3, share="heads"),
+    "tied output": lambda: nn.MultiHeadAttention(6, 3, tie_output=True),
+    "qk norm": lambda: nn.MultiHeadAttention(6, 2, qk_norm=True),
+    "window": lambda: nn.MultiHeadAttention(6, 3, window=2),
+    "blockwise": lambda: nn.MultiHeadAttention(6, 3, kind="blockwise"),
 }.items():
     _module(
         MODULES, f"MultiHeadAttention ({_name})", _make,
         _normal((2, 5, 12 if _name == "grouped" else 6)), lambda f, p, x: f(p, x, None, None, None, here(MASK)),
     )  # fmt: skip
+_module(
+    MODULES, "MultiHeadAttention (linear)", lambda: nn.MultiHeadAttention(6, 2, kind="linear"), _normal((2, 5, 6)),
+    lambda f, p, x: f(p, x, None, None, None, here(MASK), True),
+)  # fmt: skip
 _module(MODULES, "RotaryPositions", lambda: nn.RotaryPositions(6, 11, scaling=2.0), _normal((2, 3, 6)))
 _module(MODULES, "RelativeBias", lambda: nn.RelativeBias(2, 8, 9), lambda rng: [], lambda f, p: f(p, 5, 7))
-_module(MODULES, "AlibiBias", lambda: nn.AlibiBias(3), _normal((2, 3, 5, 7)), lambda f, p, x: x * f(p, 5, 7, x))
+_module(MODULES, "AlibiBias", lambda: nn.AlibiBias(3), _normal((2, 3, 11)), lambda f, p, x: x * f(p, 5, 7, x))
 _module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
+_module(MODULES, "FeedForward (swiglu)", lambda: nn.FeedForward(5, 7, "swiglu"), _normal((2, 3, 5)))
+
+
+# As a function: what a module's parameters were replaced by for a check is gone when it is computed again.
+def _recomputed(x: Any, w: Any) -> Any:
+    manual_seed(7)
+    return recompute(lambda a, b: ops.gelu(ops.linear(ops.dropout(a, 0.3), b)), x * x, w)
+
+
+MODULES["Recompute"] = lambda rng: (_recomputed, _normal((2, 3, 5), (7, 5))(rng), {})
 for _norm in ("pre", "post"):
     _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, here(MASK)))  # type: ignore[misc]  # fmt: skip
     _module(MODULES, f"DecoderLayer ({_norm})", lambda n=_norm: nn.DecoderLayer(6, 2, 7, 0.1, n, "silu"), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, here(MASK)), max_coordinates=12)  # type: ignore[misc]  # fmt: skip

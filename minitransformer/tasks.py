@@ -5,6 +5,7 @@ A task owns its data, its tokenizers and its model; it knows its loss, its figur
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from . import backend, checkpoint, data, draw, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
+from .models.config import LayersConfig
 from .tensor import Tensor, no_grad
 from .train import TrainConfig
 
@@ -26,12 +28,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What the fields of TrainConfig and TransformerConfig have in common.
 SIZES = (
-    "d_model", "heads", "kv_heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions",
-    "tie_embeddings",
+    "d_model", "heads", "layers", "d_ff", "dropout", "max_length", "norm", "activation", "positions", "tie_embeddings",
+    *[field.name for field in dataclasses.fields(LayersConfig)],
 )  # fmt: skip
+NONE_IGNORED = -100  # no token has this id
 TEST_SEQUENCES = 2048
 VALIDATED = 256  # pairs, or windows of a text, whose loss is measured now and then while training
 EXAMPLE = "0 1 2 3 4 5 6 7"
+
+
+def _loss(config: TrainConfig, model: Any, features: Any, targets: Any, ignored: int) -> Tensor:
+    """Return the mean loss from a model's features, with all logits at once or in chunks."""
+    if config.loss_chunk:
+        smoothing, chunk = config.label_smoothing, config.loss_chunk
+        return ops.linear_cross_entropy(features, model.output_weight, targets, ignored, smoothing, chunk=chunk)
+    logits = ops.linear(features, model.output_weight)
+    return ops.cross_entropy(logits, targets, ignored, config.label_smoothing)
 
 
 class SequenceTask:
@@ -52,8 +64,9 @@ class SequenceTask:
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
         source, target_in, target_out = backend.send(*arrays)
-        loss = ops.cross_entropy(self.model(source, target_in), target_out, data.PAD, self.config.label_smoothing)
-        return loss, self.tokens(*arrays)
+        memory, mask = self.model.encode(source)
+        x = self.model.features(target_in, memory, mask)
+        return _loss(self.config, self.model, x, target_out, data.PAD), self.tokens(*arrays)
 
     def tokens(self, *arrays: Any) -> int:
         """Return the count of target tokens of a batch."""
@@ -285,7 +298,7 @@ class LanguageTask:
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
         inputs, targets = backend.send(*arrays)
-        return ops.cross_entropy(self.model(inputs), targets), targets.size
+        return _loss(self.config, self.model, self.model.features(inputs), targets, NONE_IGNORED), targets.size
 
     def tokens(self, *arrays: Any) -> int:
         """Return the count of target tokens of a batch."""

@@ -24,7 +24,7 @@ import numpy as np
 from . import backend, checkpoint, optim
 from .distributed import DataParallel, Ranks
 from .graph import GraphedStep
-from .models.config import Config
+from .models.config import LayersConfig
 from .nn import Module
 from .ops.precision import autocast
 from .parallel import Workers, default_workers
@@ -32,7 +32,7 @@ from .tensor import Tensor, no_grad
 
 
 @dataclasses.dataclass
-class TrainConfig(Config):
+class TrainConfig(LayersConfig):
     """Every setting of a run: what `--set key=value` may change, and config.json records."""
 
     task: str = "reversal"
@@ -53,9 +53,9 @@ class TrainConfig(Config):
     spike: float = 0.0  # leave a step out whose loss lies this many deviations above the last ones; 0: take them all
     accumulate: int = 1  # batches whose gradients are added up, weighted by their tokens, before a step
     label_smoothing: float = 0.0
+    loss_chunk: int = 0  # tokens whose logits are held at once; 0: all
     d_model: int = 64
     heads: int = 4
-    kv_heads: int = 0  # of keys and values; 0: as many as heads
     layers: int = 2
     d_ff: int = 256
     dropout: float = 0.0
@@ -81,8 +81,8 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         self.require(
             steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, validate_every=1, seed=0,
-            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0, lr_decay_every=1,
-            accumulate=1,
+            d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0, loss_chunk=0,
+            lr_decay_every=1, accumulate=1,
         )  # fmt: skip
         if not self.workers:
             self.workers = default_workers() if self.backend == "numpy" else 1

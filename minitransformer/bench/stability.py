@@ -7,7 +7,6 @@ remedy added at a time, by plain SGD with momentum, whose step is as long as its
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import tempfile
@@ -96,14 +95,13 @@ def at_initialisation(layers: int) -> Panels:
     activations = {f"{a}, bare": layer_norms(partial(feed_forward, act=a), layers) for a in ("relu", "gelu", "silu")}
     activations["relu, bare, He's scale"] = layer_norms(feed_forward, layers, HE)
     # A gate multiplies small numbers by small ones: a bare stack of them underflows even in double precision.
-    smooth = ("gelu", "silu", "swiglu") if "swiglu" in getattr(nn.activation, "GATED", ()) else ("gelu", "silu")
-    activations |= {f"{a}, pre-norm": layer_norms(partial(pre, act=a), layers) for a in smooth}
+    for name in ("gelu", "silu", "swiglu"):
+        activations[f"{name}, pre-norm"] = layer_norms(partial(pre, act=name), layers)
     logits = {
         "weights as drawn": layer_norms(pre, layers),
         "logits × 64": layer_norms(pre, layers, logits=LARGE),
+        "logits × 64, QK-norm": layer_norms(partial(pre, qk_norm=True), layers, logits=LARGE),
     }
-    if "qk_norm" in inspect.signature(nn.MultiHeadAttention).parameters:
-        logits["logits × 64, QK-norm"] = layer_norms(partial(pre, qk_norm=True), layers, logits=LARGE)
     return {
         "no residuals, no norms": {
             f"weights × {scale:g}": layer_norms(bare, layers, scale) for scale in (0.5, 0.7, 1.0, 1.4)

@@ -15,7 +15,7 @@ What pays in NumPy, and is done here:
 
 from __future__ import annotations
 
-from . import activation, attention, cuda, dropout, embedding, linear, norm, softmax  # noqa: F401  (importing registers them)
+from . import activation, attention, blockwise, chunked_loss, cuda, dropout, embedding, linear, norm, softmax  # noqa: F401  (importing registers them)
 from .registry import KERNELS
 
 __all__ = ["KERNELS"]

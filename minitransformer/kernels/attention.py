@@ -32,7 +32,7 @@ class Block(NamedTuple):
     p: Array
 
 
-def _squared_norm(xp: Any, x: Array) -> float:
+def squared_norm(xp: Any, x: Array) -> float:
     """Return the largest |row|².    x: (B, H, T, K)"""
     rows = x.swapaxes(1, 2)  # as they lie in memory, where heads are slices of one row
     return float(xp.matmul((rows * rows).reshape(-1, x.shape[-1]), ones(xp, x.shape[-1], x)).max())
@@ -68,16 +68,16 @@ def room(xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 @kernel(_attention)
 def attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
-    causal: bool,
+    causal: bool, window: int = 0,
 ) -> Made:  # fmt: skip
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); the rest is the book's."""
     if bias is not None or not in_heads(q, k, v) or q.dtype.char not in "fd":
-        return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal)
-    mask = _allowed(q, k, mask, causal)
+        return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal, window=window)
+    mask = _allowed(q, k, mask, causal, window)
     b, h, t, width = q.shape
     s = k.shape[2]
     q_scaled = q * scale
-    shifted = not _squared_norm(xp, q_scaled) * _squared_norm(xp, k) <= SAFE_SCORE**2  # so that nan counts, too
+    shifted = not squared_norm(xp, q_scaled) * squared_norm(xp, k) <= SAFE_SCORE**2  # so that nan counts, too
     plan = _plan(xp, q, k, mask)
     if mask is not None:
         empty_rows = not mask.any(axis=-1).all()

@@ -9,19 +9,43 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Draw
-from ..ops.dropout import PER_BLOCK, blocks_per_row
+from ..ops.dropout import PER_BLOCK, blocks_per_row, part_shape, runs_of
 from ..ops.dropout import dropout_factors as factors_op
 from .registry import kernel
 
 
 @kernel(factors_op)
-def dropout_factors(xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw) -> tuple[Array, Callable]:
-    """Have NumPy fill the blocks in one call. It counts before it draws, hence from one block earlier."""
+def dropout_factors(
+    xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw, part: tuple[int, int] | None = None
+) -> tuple[Array, Callable]:
+    """Have NumPy fill the blocks, for the whole in one call."""
     rows, per_row = (shape[0] if shape else 1), blocks_per_row(shape)
-    before = (draw.first_row * per_row + (draw.call << 64) - 1) % 2**256
-    words = np.random.Philox(counter=before, key=draw.key[0] + (draw.key[1] << 64)).random_raw(rows * per_row * 4)
-    halves = words.astype("<u8", copy=False).view("<u4").reshape(rows, per_row * PER_BLOCK)
-    kept = halves[:, : math.prod(shape[1:])] >= round(p * 2**32)
-    factors = kept.reshape(shape).astype(like.dtype)
+    if part is None:
+        halves = _halves(draw, draw.first_row * per_row, rows * per_row).reshape(rows, per_row * PER_BLOCK)
+        kept = halves[:, : math.prod(shape[1:])] >= round(p * 2**32)
+    else:
+        starts, run = runs_of(shape, part)
+        kept = np.empty((len(starts), run), dtype=bool)
+        for i, start in enumerate(starts):
+            block, offset = divmod(start, PER_BLOCK)
+            halves = _halves(draw, draw.first_row * per_row + block, (offset + run - 1) // PER_BLOCK + 1)
+            np.greater_equal(halves[offset : offset + run], round(p * 2**32), out=kept[i])
+    factors = kept.reshape(part_shape(shape, part)).astype(like.dtype)
     factors *= 1 / (1 - p)
     return factors, lambda g: (None,)
+
+
+def kept_rows(draw: Draw, shape: tuple[int, ...], p: float, b: int, h: int, rows: slice) -> Array:
+    """Return which weights of some queries of one head are kept.    shape: (B, H, T, S) → boolean (rows, S)"""
+    _, _, t, s = shape
+    block, offset = divmod((h * t + rows.start) * s, PER_BLOCK)
+    run = (rows.stop - rows.start) * s
+    halves = _halves(draw, (draw.first_row + b) * blocks_per_row(shape) + block, -(-(offset + run) // PER_BLOCK))
+    return (halves[offset : offset + run] >= round(p * 2**32)).reshape(-1, s)
+
+
+def _halves(draw: Draw, block: int, count: int) -> Array:
+    """Return the words of some blocks in halves of 32 bits. NumPy counts before it draws, hence from one earlier."""
+    before = (block + (draw.call << 64) - 1) % 2**256
+    words = np.random.Philox(counter=before, key=draw.key[0] + (draw.key[1] << 64)).random_raw(count * 4)
+    return words.astype("<u8", copy=False).view("<u4")

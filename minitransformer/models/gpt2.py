@@ -8,12 +8,12 @@ from typing import Any
 
 from .. import nn, ops
 from ..tensor import as_array
-from .config import Config
+from .config import LayersConfig
 from .transformer import POSITIONS, attention_positions, positions
 
 
 @dataclasses.dataclass
-class GPT2Config(Config):
+class GPT2Config(LayersConfig):
     """Sizes of a causal language model; the defaults are those of the smallest GPT-2."""
 
     vocab_size: int = 50_257
@@ -25,14 +25,13 @@ class GPT2Config(Config):
     dropout: float = 0.1
     activation: str = "gelu_tanh"
     positions: str = "learned"  # or sinusoidal, rotary, alibi, relative, none
-    kv_heads: int = 0  # 0: as many as heads
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"positions is one of {', '.join(POSITIONS)}; got {self.positions!r}; write positions=learned"
             )
-        self.require(kv_heads=0, vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
+        self.require(vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
         self.check_layers()
 
 
@@ -51,9 +50,9 @@ class GPT2(nn.Module):
         self.embedding = nn.Embedding(c.vocab_size, c.d_model, 0.02)
         self.positions = positions(c.positions, c.max_length, c.d_model)
         self.drop = nn.Dropout(c.dropout)
-        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, "pre", c.activation, c.kv_heads or None)
+        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, "pre", c.activation)
         places = attention_positions(c.positions, c, causal=True)
-        layers = [nn.EncoderLayer(*sizes, places) for _ in range(c.layers)]
+        layers = c.stack(lambda: nn.EncoderLayer(*sizes, positions=places, **c.attention_options()))
         self.decoder = nn.Encoder(layers, c.d_model)
         if not layers:
             self.decoder.norm = nn.LayerNorm(c.d_model)
@@ -63,16 +62,28 @@ class GPT2(nn.Module):
         into_residual = 0.02 / math.sqrt(2 * max(self.config.layers, 1))
         for layer in self.decoder.layers:
             attention, feed = layer.self_attention, layer.feed_forward
-            for linear in (attention.q_proj, attention.k_proj, attention.v_proj, feed.up):
-                linear.weight = nn.init.normal(linear.weight.shape, 0.02)
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj, feed.gate, feed.up):
+                if linear is not None:
+                    linear.weight = nn.init.normal(linear.weight.shape, 0.02)
             for linear in (attention.out_proj, feed.down):
                 linear.weight = nn.init.normal(linear.weight.shape, into_residual)
+            if self.config.tie_output:
+                attention.out_proj.weight = attention.v_proj.weight
 
-    def forward(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
+    def features(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
+        """Return what the logits are made from: the last layer's output.    (B, T) → (B, T, D)"""
         if ids.ndim != 2:
             raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
         x = self.drop(self.positions(self.embedding(ids), caches[0].past.length if caches else 0))
-        return ops.linear(self.decoder(x, causal=True, seen=seen, caches=caches), self.embedding.weight)
+        return self.decoder(x, causal=True, seen=seen, caches=caches)
+
+    def forward(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
+        return ops.linear(self.features(ids, seen, caches), self.output_weight)
+
+    @property
+    def output_weight(self) -> Any:
+        """What turns features into logits, (V, D): the embedding once more."""
+        return self.embedding.weight
 
     def attention(self, ids: Any) -> dict[str, list[Any]]:
         """Return every attention weight, by layer: decoder (B, H, T, T)."""

@@ -8,20 +8,20 @@ from typing import Any
 
 from .. import nn
 from ..tensor import as_array
-from .config import Config
+from .config import LayersConfig
 
 TIES = ("none", "target", "all")
 POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 
 
 @dataclasses.dataclass
-class TransformerConfig(Config):
+class TransformerConfig(LayersConfig):
     """Sizes of an encoder-decoder; the defaults are the paper's base model (65 million parameters at V = 37,000).
 
     tie_embeddings: "none", "target" (the output projection is the target embedding) or "all" (the source's too,
     as in the paper; one vocabulary). positions: sinusoidal or learned are added to the embeddings; rotary, alibi and
-    relative act in every self-attention. kv_heads: 0 for as many as heads. norm: "post" as in the paper, or "pre".
-    activation: relu, gelu, gelu_tanh, silu.
+    relative act in every self-attention. norm: "post" as in the paper, or "pre". activation: relu, gelu, gelu_tanh,
+    silu, swiglu, geglu. The other fields are those of LayersConfig.
     """
 
     source_vocab: int = 37_000
@@ -37,12 +37,9 @@ class TransformerConfig(Config):
     positions: str = "sinusoidal"
     tie_embeddings: str = "all"
     pad_id: int = 0
-    kv_heads: int = 0
 
     def __post_init__(self) -> None:
-        self.require(
-            kv_heads=0, source_vocab=1, target_vocab=1, d_model=1, heads=1, layers=0, d_ff=1, max_length=1, pad_id=0
-        )
+        self.require(source_vocab=1, target_vocab=1, d_model=1, heads=1, layers=0, d_ff=1, max_length=1, pad_id=0)
         for name, allowed in (("tie_embeddings", TIES), ("positions", POSITIONS), ("norm", ("post", "pre"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -92,10 +89,10 @@ class Transformer(nn.Module):
             self.target_embedding = nn.Embedding(c.target_vocab, c.d_model, std)
         self.positions = positions(c.positions, c.max_length, c.d_model)
         self.drop = nn.Dropout(c.dropout)
-        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, c.norm, c.activation, c.kv_heads or None)
+        sizes, options = (c.d_model, c.heads, c.d_ff, c.dropout, c.norm, c.activation), c.attention_options()
         reads, writes = (attention_positions(c.positions, c, causal) for causal in (False, True))
-        self.encoder = nn.Encoder([nn.EncoderLayer(*sizes, reads) for _ in range(c.layers)], c.d_model)
-        self.decoder = nn.Decoder([nn.DecoderLayer(*sizes, writes) for _ in range(c.layers)], c.d_model)
+        self.encoder = nn.Encoder(c.stack(lambda: nn.EncoderLayer(*sizes, positions=reads, **options)), c.d_model)
+        self.decoder = nn.Decoder(c.stack(lambda: nn.DecoderLayer(*sizes, positions=writes, **options)), c.d_model)
         self.output = nn.Linear(c.d_model, c.target_vocab, bias=False)
         if c.tie_embeddings != "none":
             self.output.weight = self.target_embedding.weight
@@ -111,18 +108,26 @@ class Transformer(nn.Module):
         mask = as_array(source) != self.config.pad_id
         return self.encoder(self.embed(source, self.source_embedding), key_mask=mask, seen=seen), mask
 
-    def decode(
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        """Score the token after each of the target's; the arguments are those of `features`.    → logits (B, T, V)"""
+        return self.output(self.features(*args, **kwargs))
+
+    @property
+    def output_weight(self) -> Any:
+        """What turns features into logits, (V, D)."""
+        return self.output.weight
+
+    def features(
         self, target: Any, memory: Any, memory_mask: Any, seen: list | None = None, seen_cross: list | None = None,
         caches: list[nn.LayerCache] | None = None,
     ) -> Any:  # fmt: skip
-        """Score the token after each of the target's.    (B, T), (B, S, D), (B, S) → logits (B, T, V)
+        """Return what the logits are made from.    target (B, T), memory (B, S, D), memory_mask (B, S) → (B, T, D)
 
         With caches (`decoder.new_caches()`) the target is what comes after all that was decoded with them before.
         Causality already hides the padding at the end of a target from all real positions.
         """
         x = self.embed(target, self.target_embedding, caches[0].past.length if caches else 0)
-        x = self.decoder(x, memory, memory_mask=memory_mask, seen=seen, seen_cross=seen_cross, caches=caches)
-        return self.output(x)
+        return self.decoder(x, memory, memory_mask=memory_mask, seen=seen, seen_cross=seen_cross, caches=caches)
 
     def forward(self, source: Any, target: Any) -> Any:
         memory, mask = self.encode(source)

@@ -16,10 +16,11 @@ from .position import (
     RotaryPositions,
     SinusoidalPositions,
 )
+from .recompute import Recompute
 
 __all__ = [
     "AlibiBias", "Decoder", "DecoderLayer", "Dropout", "Embedding", "Encoder", "EncoderLayer", "FeedForward", "GELU",
     "KVCache", "LayerCache", "LayerNorm", "LearnedPositions", "Linear", "Module", "ModuleList", "MultiHeadAttention",
-    "NoPositions", "Parameter", "RMSNorm", "ReLU", "RelativeBias", "RotaryPositions", "Sequential", "SiLU",
+    "NoPositions", "Parameter", "RMSNorm", "ReLU", "Recompute", "RelativeBias", "RotaryPositions", "Sequential", "SiLU",
     "SinusoidalPositions", "init",
 ]  # fmt: skip

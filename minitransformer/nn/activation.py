@@ -33,6 +33,7 @@ class GELU(Module):
 
 
 ACTIVATIONS = {"relu": ReLU, "silu": SiLU, "gelu": GELU, "gelu_tanh": lambda: GELU("tanh")}
+GATED = {"swiglu": SiLU, "geglu": GELU}  # what bends the gate; see nn.FeedForward
 
 
 def activation(name: str) -> Module:

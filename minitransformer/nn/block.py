@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import ops
-from .activation import Dropout, activation
+from .activation import ACTIVATIONS, GATED, Dropout, activation
 from .attention import MultiHeadAttention
 from .cache import LayerCache
 from .linear import Linear
@@ -26,19 +26,29 @@ def _check_norm(norm: str) -> None:
 
 
 class FeedForward(Module):
-    """Widen, bend, narrow, for each position alone: y = W₂·act(W₁·x + b₁) + b₂.
+    """Widen, bend, narrow, for each position alone.
 
-    x: (B, T, D) → (B, T, D), with F hidden units. Vaswani et al. 2017, arXiv:1706.03762, section 3.3.
+        y = W₂·act(W₁·x + b₁) + b₂                          act: relu, gelu, gelu_tanh, silu
+        y = W₂·(act(W_gate·x + b_gate) ∘ (W₁·x + b₁)) + b₂    act: swiglu (silu as a gate), geglu (gelu)
+
+    x: (B, T, D) → (B, T, D), with F hidden units. Vaswani et al. 2017, arXiv:1706.03762, section 3.3; the gated forms
+    are those of Shazeer 2020, arXiv:2002.05202. A gate makes three matrices out of two: for the same count of
+    parameters take ⅔ of F.
     """
 
     def __init__(self, d_model: int, d_ff: int, act: str = "relu", dropout: float = 0.0):
+        if act not in ACTIVATIONS and act not in GATED:
+            known = ", ".join([*ACTIVATIONS, *GATED])
+            raise ValueError(f"a feed-forward bends by {known}; got {act!r}; write act='gelu'")
+        self.gate = Linear(d_model, d_ff) if act in GATED else None
         self.up = Linear(d_model, d_ff)
-        self.act = activation(act)
+        self.act = GATED[act]() if act in GATED else activation(act)
         self.drop = Dropout(dropout)
         self.down = Linear(d_ff, d_model)
 
     def forward(self, x: Any) -> Any:
-        return self.down(self.drop(self.act(self.up(x))))
+        hidden = self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x)
+        return self.down(self.drop(hidden))
 
 
 class _Layer(Module):
@@ -72,15 +82,17 @@ class EncoderLayer(_Layer):
     """Self-attention, then feed-forward; causal=True makes it the layer of a decoder-only language model.
 
     x: (B, T, D), key_mask: (B, T) boolean → (B, T, D).    seen: a list that receives the weights (B, H, T, T).
+
+    attention: what MultiHeadAttention takes beside: kv_heads, positions, share, qk_norm, window, ...
     """
 
     def __init__(
         self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu",
-        kv_heads: int | None = None, positions: Module | None = None,
+        **attention: Any,
     ):  # fmt: skip
         _check_norm(norm)
         self.norm = norm
-        self.self_attention = MultiHeadAttention(d_model, heads, dropout, True, kv_heads, positions)
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout, **attention)
         self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
         self.norm1 = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)
@@ -102,16 +114,19 @@ class DecoderLayer(_Layer):
 
     x: (B, T, D), memory: (B, S, D), masks: (B, T) and (B, S) boolean → (B, T, D).
     seen, seen_cross: lists that receive the weights (B, H, T, T) and (B, H, T, S).
+
+    attention: what both MultiHeadAttentions take beside; positions and window are for the self-attention alone.
     """
 
     def __init__(
         self, d_model: int, heads: int, d_ff: int, dropout: float = 0.0, norm: str = "pre", act: str = "relu",
-        kv_heads: int | None = None, positions: Module | None = None,
+        **attention: Any,
     ):  # fmt: skip
         _check_norm(norm)
         self.norm = norm
-        self.self_attention = MultiHeadAttention(d_model, heads, dropout, True, kv_heads, positions)
-        self.cross_attention = MultiHeadAttention(d_model, heads, dropout, True, kv_heads)
+        self.self_attention = MultiHeadAttention(d_model, heads, dropout, **attention)
+        across = {name: value for name, value in attention.items() if name not in ("positions", "window")}
+        self.cross_attention = MultiHeadAttention(d_model, heads, dropout, **across)  # two texts: no distances
         self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
         self.norm1 = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)

@@ -29,6 +29,22 @@ class Linear(Module):
         return ops.linear(x, self.weight, self.bias)
 
 
+class Transposed(Module):
+    """Apply the transpose of another Linear's weight: y = x·weight + bias, with a bias of its own.
+
+    x: (..., out_features of the other) → y: (..., in_features of the other)
+
+    The weight is the other's, one array for both: it is stored once, stepped once, and gets both gradients.
+    """
+
+    def __init__(self, other: Linear, bias: bool = True):
+        self.weight = other.weight
+        self.bias = init.constant((other.weight.shape[1],), 0.0) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        return ops.linear(x, self.weight.swapaxes(0, 1), self.bias)
+
+
 class Embedding(Module):
     """Look up a row of a table for each token id.
 

@@ -128,8 +128,9 @@ def alibi_slopes(heads: int) -> list[float]:
 class AlibiBias(Module):
     """Make each head care less for what is farther: bias[h, i, j] = −slopeₕ·|i − j|, and nothing is learned.
 
-    (T, S) → (H, T, S); the last query stands at the last key. Where no look ahead is allowed, this is the paper's
-    bias; in an encoder both sides fade alike. Raises ValueError below one head. Press et al. 2021, arXiv:2108.12409.
+    (T, S) → by distance (H, T + S − 1), see `ops.by_distance`; the last query stands at the last key. Where no look
+    ahead is allowed, this is the paper's bias; in an encoder both sides fade alike. Raises ValueError below one head.
+    Press et al. 2021, arXiv:2108.12409.
     """
 
     def __init__(self, heads: int):
@@ -140,19 +141,22 @@ class AlibiBias(Module):
 
     def forward(self, queries: int, keys: int, like: Any) -> Any:
         def bias() -> np.ndarray:
-            apart = np.abs(np.arange(keys)[None, :] - np.arange(keys - queries, keys)[:, None])
-            return (-self.slopes[:, None, None] * apart).astype(like.dtype)
+            return (-self.slopes[:, None] * np.abs(distances(queries, keys))).astype(like.dtype)
 
         return self._tables.get(like, (queries, keys, like.dtype.char), bias)
 
 
-def relative_buckets(queries: int, keys: int, buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
-    """Return the bucket of each distance between a query and a key: exact nearby, then ever wider.    → int (T, S)
+def distances(queries: int, keys: int) -> np.ndarray:
+    """Return how far ahead of a query a key may stand: all that occur, the last query at the last key.    → (T+S−1,)"""
+    return np.arange(1 - keys, queries)
+
+
+def relative_buckets(ahead: np.ndarray, buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
+    """Return the bucket of each distance between a query and a key: exact nearby, then ever wider.    (...) → int (...)
 
     Half of the buckets (of each direction) are for the distances 0, 1, 2, ...; the others grow as a logarithm up to
     max_distance, and the last holds all beyond. Without `bidirectional` keys after the query share bucket 0.
     """
-    ahead = np.arange(keys)[None, :] - np.arange(keys - queries, keys)[:, None]
     if bidirectional:
         buckets //= 2
         offset, distance = (ahead > 0) * buckets, np.abs(ahead)
@@ -166,7 +170,8 @@ def relative_buckets(queries: int, keys: int, buckets: int, max_distance: int, b
 class RelativeBias(Module):
     """Learn, for each head, a bias for each bucket of distances.
 
-    (T, S) → (H, T, S); the last query stands at the last key.    weight: (buckets, H), as in T5.
+    (T, S) → by distance (H, T + S − 1), see `ops.by_distance`; the last query stands at the last key.
+    weight: (buckets, H), as in T5.
 
     Raises ValueError for fewer than 4 buckets or a max_distance that they reach exactly. Raffel et al. 2019,
     arXiv:1910.10683, section 2.1.
@@ -184,10 +189,10 @@ class RelativeBias(Module):
 
     def forward(self, queries: int, keys: int, like: Any = None) -> Any:
         def buckets() -> np.ndarray:
-            return relative_buckets(queries, keys, self.buckets, self.max_distance, self.bidirectional)
+            return relative_buckets(distances(queries, keys), self.buckets, self.max_distance, self.bidirectional)
 
         ids = self._tables.get(self.weight, (queries, keys), buckets)
-        return ops.embedding(ids, self.weight).transpose(2, 0, 1)
+        return ops.embedding(ids, self.weight).transpose(1, 0)
 
 
 class NoPositions(Module):

@@ -12,12 +12,13 @@ from ..tensor import PRIMITIVES, Tensor, as_array
 from .activation import gelu, relu, sigmoid, silu, tanh
 from .attention import (
     attention_weights,
-    causal_mask,
     join_heads,
     repeat_heads,
     scaled_dot_product_attention,
     split_heads,
 )
+from .blockwise import blockwise_attention
+from .chunked_loss import linear_cross_entropy
 from .dropout import dropout, dropout_add
 from .elementwise import (
     abs,
@@ -45,20 +46,23 @@ from .elementwise import (
 from .erf import erf
 from .indexing import embedding, getitem, scatter_add, take_along_axis
 from .linear import einsum, linear, matmul
+from .linear_attention import linear_attention, linear_attention_weights, positive_features
+from .mask import causal_mask
 from .norm import layer_norm, rms_norm
-from .position import rotary
+from .position import by_distance, rotary, sum_by_distance
 from .reduction import max, mean, min, sum
 from .shape import broadcast_to, concatenate, reshape, stack, swapaxes, transpose
 from .softmax import cross_entropy, log_softmax, softmax
 
 __all__ = [
-    "abs", "add", "attention_weights", "broadcast_to", "causal_mask", "clip", "concatenate", "cos", "cross_entropy",
-    "divide", "dropout", "dropout_add", "einsum", "embedding", "erf", "exp", "gelu", "getitem", "join_heads",
-    "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
-    "negative", "power", "reciprocal", "relu", "repeat_heads", "reshape", "rms_norm", "rotary", "scale",
-    "scaled_dot_product_attention", "scatter_add", "shift", "sigmoid", "sign", "silu", "sin", "softmax",
-    "split_heads", "sqrt", "stack", "subtract", "sum", "sum_to", "swapaxes", "take_along_axis", "tanh", "transpose",
-    "where",
+    "abs", "add", "attention_weights", "blockwise_attention", "broadcast_to", "by_distance", "causal_mask", "clip",
+    "concatenate", "cos", "cross_entropy", "divide", "dropout", "dropout_add", "einsum", "embedding", "erf", "exp",
+    "gelu", "getitem", "join_heads", "layer_norm", "linear", "linear_attention", "linear_attention_weights",
+    "linear_cross_entropy", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
+    "negative", "positive_features", "power", "reciprocal", "relu", "repeat_heads", "reshape", "rms_norm", "rotary",
+    "scale", "scaled_dot_product_attention", "scatter_add", "shift", "sigmoid", "sign", "silu", "sin", "softmax",
+    "split_heads", "sqrt", "stack", "subtract", "sum", "sum_by_distance", "sum_to", "swapaxes", "take_along_axis",
+    "tanh", "transpose", "where",
 ]  # fmt: skip
 
 # Functions that a body calls through `xp`, and that are more than one primitive.

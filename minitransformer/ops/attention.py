@@ -8,21 +8,25 @@ from typing import Any
 
 from ..backend import Array, namespace
 from ..tensor import as_array, primitive
+from .blockwise import blockwise_attention
 from .dropout import dropout_mask
 from .elementwise import sum_to
+from .mask import band_mask, boolean, check_attention
+from .position import by_distance
 from .precision import lowered
 from .shape import broadcast_to
 from .softmax import softmax
 
 Made = tuple[Array, Callable]
+MANY_SCORES = 1 << 24  # 64 MiB of them in float32, and a step holds several such arrays
 
 
 @primitive
 def _attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
-    causal: bool,
+    causal: bool, window: int = 0,
 ) -> Made:  # fmt: skip
-    mask = _allowed(q, k, mask, causal)
+    mask = _allowed(q, k, mask, causal, window)
     scores = xp.matmul(q, k.swapaxes(-1, -2)) * scale
     p = softmax(scores if bias is None else scores + bias, mask=mask)
     mixed = p if kept is None else p * kept  # kept: 0, or 1/(1 − dropout)
@@ -73,40 +77,43 @@ def repeat_heads(x: Any, groups: int) -> Any:
     return wide.reshape(*lead, heads * groups, length, width)
 
 
-def causal_mask(queries: int, keys: int, xp: Any) -> Array:
-    """Return the mask under which a query sees itself and what came before it.    → boolean (T, S)
-
-    The queries are the last T of the S positions, so that a query with a cache behind it sees all of the cache:
-    query i may look at keys 0 … i + (S − T). (PyTorch's is_causal counts from the front when T ≠ S.)
-    """
-    return xp.arange(keys)[None, :] <= xp.arange(queries)[:, None] + (keys - queries)
-
-
-def _boolean(mask: Any) -> Array | None:
-    mask = as_array(mask)
-    if mask is not None and mask.dtype != bool:
-        raise TypeError(f"a mask is boolean, True = may look; got {mask.dtype}; write mask.astype(bool)")
-    return mask
-
-
-def _allowed(q: Any, k: Any, mask: Array | None, causal: bool) -> Array | None:
-    """Return which query may look at which key: what the mask says, and with causal only the past."""
-    if not causal:
+def _allowed(q: Any, k: Any, mask: Array | None, causal: bool, window: int) -> Array | None:
+    """Return which query may look at which key: what the mask says, in the past and in the window alone."""
+    if not causal and not window:
         return mask
-    past = causal_mask(q.shape[-2], k.shape[-2], namespace((as_array(q),)))
-    return past if mask is None else mask & past
+    t, s, xp = q.shape[-2], k.shape[-2], namespace((as_array(q),))
+    near = band_mask(xp.arange(t) + (s - t), xp.arange(s), causal, window)
+    return near if mask is None else mask & near
+
+
+def _total_bias(bias: Any, distance_bias: Any, queries: int) -> Any:
+    """Return both biases as one, (..., T, S), or None."""
+    if distance_bias is None:
+        return bias
+    spread = by_distance(distance_bias, queries=queries)
+    return spread if bias is None else bias + spread
 
 
 def attention_weights(
-    q: Any, k: Any, mask: Any = None, causal: bool = False, scale: float | None = None, bias: Any = None
+    q: Any,
+    k: Any,
+    mask: Any = None,
+    causal: bool = False,
+    scale: float | None = None,
+    bias: Any = None,
+    distance_bias: Any = None,
+    window: int = 0,
 ) -> Any:
     """Return how much each query looks at each key: softmax(q·kᵀ/√K + bias), each row summing to 1 (or 0, if masked).
 
     q: (..., T, K), k: (..., S, K), bias: broadcastable to (..., T, S) → (..., T, S)
+
+    The arguments are those of `scaled_dot_product_attention`.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = q @ k.swapaxes(-1, -2) * scale
-    return softmax(scores if bias is None else scores + bias, mask=_allowed(q, k, _boolean(mask), causal))
+    bias = _total_bias(bias, distance_bias, q.shape[-2])
+    return softmax(scores if bias is None else scores + bias, mask=_allowed(q, k, boolean(mask), causal, window))
 
 
 def scaled_dot_product_attention(
@@ -118,26 +125,42 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
     bias: Any = None,
+    distance_bias: Any = None,
+    window: int = 0,
+    blockwise: bool | None = None,
 ) -> Any:
     """Mix the values by how well each query matches each key.
 
         y = softmax(q·kᵀ/√K + bias)·v
 
-    q: (..., T, K), k: (..., S, K), v: (..., S, Kᵥ) → y: (..., T, Kᵥ);    mask, bias: broadcastable to (..., T, S)
+    q: (..., T, K), k: (..., S, K), v: (..., S, Kᵥ) → y: (..., T, Kᵥ);    mask, bias: broadcastable to (..., T, S);
+    distance_bias: (..., T + S − 1), of which entry d is for a key that stands d − (S − 1) after the query
 
-    mask: True = may look. causal: only at oneself and before (the last query sits at the last key). A row that may
-    look nowhere gives zeros and zero gradient. Scores have a spread of √K where q and k have one of 1; dividing by
-    it (not by √D) keeps the softmax out of its flat ends. dropout_p drops weights, for training only. bias is added to
-    the scores, and may be learned.
+    mask: True = may look. causal: only at oneself and before (the last query sits at the last key). window: W > 0 for
+    the W nearest keys, one's own among them (Beltagy, Peters & Cohan 2020, arXiv:2004.05150); both apply. A row that
+    may look nowhere gives zeros and zero gradient. Scores have a spread of √K where q and k have one of 1; dividing by
+    it (not by √D) keeps the softmax out of its flat ends. dropout_p drops weights, for training only. Biases are added
+    to the scores, and may be learned.
+
+    blockwise: True computes block by block, without ever holding T·S scores (see `blockwise_attention`); None does so
+    where there are more than 2²⁴ of them, or where a window leaves most of them out.
     Raises ValueError for shapes, TypeError for a mask that is not boolean. Vaswani et al. 2017, arXiv:1706.03762.
     """
-    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
-        raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
+    check_attention(q, k, v, distance_bias, window, dropout_p)
+    if _in_blocks(q, k, causal, window) if blockwise is None else blockwise:
+        return blockwise_attention(q, k, v, mask, causal, scale, dropout_p, bias, distance_bias, window)
     q, k, v = lowered(q, k, v)
-    mask, kept = _boolean(mask), None
+    mask, kept = boolean(mask), None
     if dropout_p:
         shape = (*q.shape[:-1], k.shape[-2])
         kept = dropout_mask(shape, dropout_p, as_array(q))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return _attention(q, k, v, mask, kept, bias, scale=scale, causal=causal)
+    bias = _total_bias(bias, distance_bias, q.shape[-2])
+    return _attention(q, k, v, mask, kept, bias, scale=scale, causal=causal, window=window)
+
+
+def _in_blocks(q: Any, k: Any, causal: bool, window: int) -> bool:
+    """Tell whether computing in blocks is worth it: too many scores to hold, or most of them outside the window."""
+    t, s = q.shape[-2], k.shape[-2]
+    seen = window * (1 if causal else 2)
+    return math.prod(q.shape[:-1]) * s > MANY_SCORES or (0 < 4 * seen <= s and t > 1)

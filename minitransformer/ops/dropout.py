@@ -25,18 +25,42 @@ def blocks_per_row(shape: tuple[int, ...]) -> int:
 
 
 @primitive
-def dropout_factors(xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw) -> Made:
+def dropout_factors(
+    xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw, part: tuple[int, int] | None = None
+) -> Made:
     """Return the factors of dropout: 0 with chance p, else 1/(1 − p), so that the mean stays 1.    → shape, as `like`
 
     Each element takes 32 random bits, found by its place alone: row by row of the first axis, a row at a time from a
-    new block of words on. So a batch gets the same factors on every backend and however it is split.
+    new block of words on. So a batch gets the same factors on every backend and however it is split. part: of the
+    last axis but one only the indices from part[0] up to part[1], as the whole would have them.
     """
-    rows, per_row = (shape[0] if shape else 1), blocks_per_row(shape)
-    blocks = xp.arange(draw.first_row * per_row, (draw.first_row + rows) * per_row)
-    words = philox(xp, blocks, draw.call, draw.key)
-    halves = xp.stack([words & 0xFFFFFFFF, words >> 32], axis=-1).reshape(rows, per_row * PER_BLOCK)
-    kept = (halves >= round(p * 2**32))[:, : math.prod(shape[1:])]
-    return kept.reshape(shape).astype(like.dtype) * (1 / (1 - p)), lambda g: (None,)
+    starts, run = runs_of(shape, part)
+    starts = xp.asarray(starts, dtype=int).reshape(-1, 1)
+    first, most = draw.first_row * blocks_per_row(shape), -(-run // PER_BLOCK) + 1  # one more: a run begins anywhere
+    blocks = first + starts // PER_BLOCK + xp.arange(most)
+    words = philox(xp, blocks.reshape(-1), draw.call, draw.key)
+    halves = xp.stack([words & 0xFFFFFFFF, words >> 32], axis=-1).reshape(-1, most * PER_BLOCK)
+    kept = xp.take_along_axis(halves, starts % PER_BLOCK + xp.arange(run), axis=1) >= round(p * 2**32)
+    return kept.reshape(part_shape(shape, part)).astype(like.dtype) * (1 / (1 - p)), lambda g: (None,)
+
+
+def part_shape(shape: tuple[int, ...], part: tuple[int, int] | None) -> tuple[int, ...]:
+    """Return the shape of a part of the last axis but one."""
+    return shape if part is None else (*shape[:-2], part[1] - part[0], shape[-1])
+
+
+def runs_of(shape: tuple[int, ...], part: tuple[int, int] | None) -> tuple[list[int], int]:
+    """Return where the elements asked for begin in the stream of words, and how many lie there in a row.
+
+    Counted in elements from the first row's beginning, a row being as long as its blocks.
+    """
+    row = blocks_per_row(shape) * PER_BLOCK
+    if part is None or len(shape) == 2:  # whole rows of the first axis
+        first, last = part or (0, shape[0] if shape else 1)
+        return [r * row for r in range(first, last)], math.prod(shape[1:])
+    matrix = shape[-2] * shape[-1]
+    offset, run = part[0] * shape[-1], (part[1] - part[0]) * shape[-1]
+    return [r * row + m * matrix + offset for r in range(shape[0]) for m in range(math.prod(shape[1:-2]))], run
 
 
 @primitive

@@ -1,11 +1,11 @@
-"""Positions that turn: each pair of a query's numbers is rotated by an angle that grows with its place."""
+"""Positions inside attention: pairs of numbers that turn with their place, and biases that depend on a distance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array
+from ..backend import Array, namespace
 from ..tensor import as_array, primitive
 
 Made = tuple[Array, Callable]
@@ -48,3 +48,41 @@ def rotary(x: Any, cos: Any, sin: Any, pairing: str = "halves") -> Any:
         raise ValueError(f"rotary needs x (..., T, K) with an even K, cos and sin (T, K/2); got {came}; match them")
     cos, sin = (as_array(a).astype(x.dtype, copy=False) for a in (cos, sin))  # constants: they widen nothing
     return _rotary(x, cos, sin, pairing=pairing)
+
+
+@primitive
+def by_distance(xp: Any, x: Array, *, queries: int) -> Made:
+    """Give each query and key the number that belongs to their distance: y[i, j] = x[j − i + T − 1].
+
+    x: (..., T + S − 1) → (..., T, S), where T = queries
+
+    A matrix that is constant along its diagonals (a Toeplitz matrix): all that a relative position can say.
+    """
+    keys = x.shape[-1] - queries + 1
+    places = namespace((as_array(x),)).arange(max(queries, keys))
+    index = places[None, :keys] - places[:queries, None] + (queries - 1)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (sum_by_distance(g),)
+
+    return x[..., index], vjp
+
+
+@primitive
+def sum_by_distance(xp: Any, x: Array) -> Made:
+    """Add up each diagonal: y[d] = Σ x[i, j] over all j − i + T − 1 = d; the transpose of `by_distance`.
+
+    x: (..., T, S) → (..., T + S − 1)
+
+    With the rows in reverse order, each is to be shifted by one more than the one before. T zeros behind every row,
+    read again as rows that are one shorter, do that.
+    """
+    *lead, queries, keys = x.shape
+    rows = x[..., ::-1, :]
+    wide = xp.concatenate([rows, xp.broadcast_to(x[..., :1, :1] * 0, (*lead, queries, queries))], axis=-1)
+    flat = wide.reshape((*lead, queries * (keys + queries)))[..., : queries * (keys + queries - 1)]
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (by_distance(g, queries=queries),)
+
+    return flat.reshape((*lead, queries, keys + queries - 1)).sum(axis=-2), vjp

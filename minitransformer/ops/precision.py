@@ -38,6 +38,11 @@ def autocast(enabled: bool = True) -> Iterator[None]:
         _products.dtype = before
 
 
+def is_autocast() -> bool:
+    """Tell whether products are made in half precision here."""
+    return _products.dtype is not None
+
+
 def lowered(*values: Any) -> tuple[Any, ...]:
     """Return what a product is made of: in half precision inside `autocast`, else as it is."""
     if _products.dtype is None:

@@ -71,6 +71,30 @@ def _cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
     return -(wanted * log_p).sum(axis=-1), vjp
 
 
+def check_loss(label_smoothing: float, reduction: str) -> None:
+    """Raise ValueError for settings of a loss that do not exist."""
+    if not 0 <= label_smoothing <= 1 or reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            "label_smoothing lies in 0 … 1 and reduction is mean, sum or none; "
+            f"got {label_smoothing} and {reduction!r}; correct it"
+        )
+
+
+def real_targets(xp: Any, target: Array, classes: int, ignore_index: int) -> tuple[Array, Array]:
+    """Return which targets count, and the targets with 0 for those that do not.    integers (...) → (...), (...)
+
+    Raises ValueError for one out of range, on the host; a GPU is not waited for.
+    """
+    counts = target != ignore_index
+    safe = xp.where(counts, target, 0)
+    if backend_of(target) == "numpy" and safe.size and (safe.min() < 0 or safe.max() >= classes):
+        bad = safe.min() if safe.min() < 0 else safe.max()
+        raise ValueError(
+            f"targets lie in 0 … {classes - 1} (or are ignore_index={ignore_index}); got {bad}; check the vocabulary"
+        )
+    return counts, safe
+
+
 def cross_entropy(
     logits: Any,
     target: Any,
@@ -97,20 +121,13 @@ def cross_entropy(
             f"cross_entropy needs logits (..., V) and target (...); got {logits.shape} and {data.shape}; "
             "classes go last"
         )
-    if not 0 <= label_smoothing <= 1 or reduction not in ("mean", "sum", "none"):
-        raise ValueError(
-            "label_smoothing lies in 0 … 1 and reduction is mean, sum or none; "
-            f"got {label_smoothing} and {reduction!r}; correct it"
-        )
     xp = namespace((as_array(logits), data))
-    counts = xp.ones(logits.shape[:-1], dtype=bool) if soft else data != ignore_index
-    safe = data if soft else xp.where(counts, data, 0)
-    if not soft and backend_of(data) == "numpy" and safe.size and (safe.min() < 0 or safe.max() >= classes):
-        bad = safe.min() if safe.min() < 0 else safe.max()
-        raise ValueError(
-            f"targets lie in 0 … {classes - 1} (or are ignore_index={ignore_index}); got {bad}; check the vocabulary"
-        )
-    one_hot = safe if soft else (safe[..., None] == xp.arange(classes)) * counts[..., None]
+    check_loss(label_smoothing, reduction)
+    if soft:
+        counts, safe, one_hot = xp.ones(logits.shape[:-1], dtype=bool), None, data
+    else:
+        counts, safe = real_targets(xp, data, classes, ignore_index)
+        one_hot = (safe[..., None] == xp.arange(classes)) * counts[..., None]
     q = one_hot.astype(logits.dtype) * (1 - label_smoothing) + (label_smoothing / classes) * counts[..., None].astype(
         logits.dtype
     )

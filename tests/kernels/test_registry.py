@@ -10,8 +10,9 @@ import minitransformer as mt
 from minitransformer import ops
 from minitransformer.backend import Draw, to_numpy
 from minitransformer.kernels import KERNELS
-from minitransformer.ops.attention import causal_mask
+from minitransformer.kernels.cuda import blockwise as cuda_blockwise
 from minitransformer.ops.dropout import dropout_factors
+from minitransformer.ops.mask import causal_mask
 from minitransformer.tensor import kernels_enabled
 from tests import hostcuda
 from tests.hostcuda import THREAD_ORDERS
@@ -27,6 +28,10 @@ MASK[2] = False  # a row that may look nowhere
 
 def attention(**settings):
     return lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, **settings)
+
+
+def blockwise(**settings):
+    return lambda q, k, v: seeded(lambda *qkv: ops.blockwise_attention(*qkv, **settings), q, k, v)
 
 
 def heads(rng, b=2, t=5, s=7, size=1.0):
@@ -102,6 +107,14 @@ CASES = {
          lambda r: (normal(r, 2, 3, 5),)),
         ("far", lambda x: ops.cross_entropy(x, TARGET), lambda r: (1e4 * normal(r, 2, 3, 5),)),
     ],
+    "_linear_cross_entropy": [
+        ("chunks", lambda x, w: ops.linear_cross_entropy(x, w, IDS[0] % 7, chunk=3),
+         lambda r: (normal(r, 11, 5), normal(r, 7, 5))),
+        ("smooth, ignored, none", lambda x, w: ops.linear_cross_entropy(x, w, IDS[:2] % 7, 3, 0.2, "none", 4),
+         lambda r: (normal(r, 2, 11, 5), normal(r, 7, 5))),
+        ("far", lambda x, w: ops.linear_cross_entropy(x, w, IDS[0] % 7, chunk=3),
+         lambda r: (100 * normal(r, 11, 5), 100 * normal(r, 7, 5))),
+    ],
     "_attention": [
         ("plain", attention(), heads),
         ("causal", attention(causal=True), heads),
@@ -114,7 +127,37 @@ CASES = {
         ("far", attention(causal=True), lambda r: heads(r, size=100.0)),
         ("far, mask", attention(mask=MASK), lambda r: heads(r, size=100.0)),
         ("far, blocks", attention(causal=True), lambda r: heads(r, 3, 149, 149, size=30.0)),
+        ("window", attention(window=3), heads),
+        ("window, causal", attention(window=2, causal=True, blockwise=False), heads),
         ("three axes", attention(causal=True), lambda r: tuple(a[0] for a in heads(r))),
+    ],
+    "_blockwise_attention": [
+        ("plain", blockwise(), heads),
+        ("causal", blockwise(causal=True), heads),
+        ("mask", blockwise(mask=MASK), heads),
+        ("window", blockwise(window=3), heads),
+        ("window, causal, dropout", blockwise(window=3, causal=True, dropout_p=0.3), heads),
+        ("more queries than keys", blockwise(causal=True), lambda r: heads(r, t=9, s=7)),
+        ("blocks", blockwise(), lambda r: heads(r, 2, 263, 271)),
+        ("blocks, causal", blockwise(causal=True), lambda r: heads(r, 1, 523, 523)),
+        ("blocks, causal, a cache", blockwise(causal=True), lambda r: heads(r, 1, 263, 541)),
+        ("blocks, mask", blockwise(mask=np.random.default_rng(1).random((2, 1, 263, 271)) > 0.7),
+         lambda r: heads(r, 2, 263, 271)),
+        ("blocks, mask of keys", blockwise(mask=np.arange(541) < np.array([100, 530]).reshape(2, 1, 1, 1)),
+         lambda r: heads(r, 2, 263, 541)),
+        ("blocks, window", blockwise(window=100), lambda r: heads(r, 1, 523, 523)),
+        ("blocks, window, causal", blockwise(window=100, causal=True), lambda r: heads(r, 1, 523, 523)),
+        ("blocks, dropout", blockwise(causal=True, dropout_p=0.3), lambda r: heads(r, 2, 263, 271)),
+        ("far", blockwise(causal=True), lambda r: heads(r, size=100.0)),
+        ("far, blocks", blockwise(causal=True), lambda r: heads(r, 1, 523, 523, size=10.0)),
+        ("bias", lambda q, k, v, x: blockwise(bias=x)(q, k, v), lambda r: (*heads(r), normal(r, 5, 7))),
+        ("bias of keys", lambda q, k, v, x: blockwise(bias=x, mask=MASK)(q, k, v),
+         lambda r: (*heads(r), normal(r, 2, 1, 1, 7))),
+        ("bias by distance", lambda q, k, v, x: blockwise(distance_bias=x, causal=True)(q, k, v),
+         lambda r: (*heads(r), normal(r, 3, 11))),
+        ("blocks, both biases, dropout",
+         lambda q, k, v, x, z: blockwise(bias=x, distance_bias=z, causal=True, window=211, dropout_p=0.2)(q, k, v),
+         lambda r: (*heads(r, 2, 263, 271), normal(r, 263, 271), normal(r, 3, 533))),
     ],
 }  # fmt: skip
 LIST = [(op, *case) for op, cases in CASES.items() for case in cases]
@@ -138,6 +181,13 @@ def thread_order(request, backend):
     hostcuda.set_thread_order(request.param)
     yield request.param
     hostcuda.set_thread_order(THREAD_ORDERS[0])
+
+
+@pytest.fixture(autouse=True)
+def small_strips(monkeypatch):
+    """Have the CUDA kernel of blockwise attention cut the cases into several strips."""
+    monkeypatch.setattr(cuda_blockwise, "STRIP_SCORES", 1)
+    monkeypatch.setattr(cuda_blockwise, "FEWEST", 128)
 
 
 def needs_kernel(op, backend):
@@ -331,7 +381,7 @@ def test_nothing_waits_for_the_garbage_collector(rng):
         gc.enable()
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 17), (0, 4)])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 17), (2, 3, 5, 7), (0, 4)])
 def test_every_body_of_dropout_finds_the_same_factors(shape, backend):
     like = mt.tensor(np.ones(1, "float32")).data
     factors = []
@@ -342,6 +392,12 @@ def test_every_body_of_dropout_finds_the_same_factors(shape, backend):
                 factors.append(to_numpy(dropout_factors(like, shape=shape, p=0.3, draw=draw)))
     np.testing.assert_array_equal(factors[0], factors[2])
     np.testing.assert_array_equal(factors[1], factors[3])
+    if len(shape) > 1:  # a part has what the whole has there
+        for kernels in (True, False):
+            for part in ((0, shape[-2]), (shape[-2] // 2, shape[-2]), (0, min(1, shape[0]))):
+                with mt.use_kernels(kernels):
+                    some = to_numpy(dropout_factors(like, shape=shape, p=0.3, draw=draw, part=part))
+                np.testing.assert_array_equal(some, factors[1][..., part[0] : part[1], :])
     words = np.random.Philox(counter=(3 << 64) - 1, key=2**63 + 5 + ((2**64 - 1) << 64)).random_raw(4 * 64)
     if shape == (7,):  # a row of one element: the first word of each block
         np.testing.assert_array_equal(factors[0] > 0, (words[: 4 * 7 : 4] & 0xFFFFFFFF) >= round(0.3 * 2**32))

@@ -11,4 +11,4 @@ wait, and nothing is compiled before it is first called.
 
 from __future__ import annotations
 
-from . import activation, attention, dropout, embedding, linear, norm, optimizers, softmax  # noqa: F401  (registers)
+from . import activation, attention, blockwise, dropout, embedding, linear, norm, optimizers, softmax  # noqa: F401  (registers)

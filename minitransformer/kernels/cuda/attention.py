@@ -82,7 +82,7 @@ def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack) -> None:
 @kernel(_attention, "cupy")
 def attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, kept: Array | None, bias: Array | None, *, scale: float,
-    causal: bool,
+    causal: bool, window: int = 0,
 ) -> Made:  # fmt: skip
     """Attend; q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ). Other ranks, and a bias, are the book's.
 
@@ -91,7 +91,7 @@ def attention(
     """
     many_axes = mask is not None and mask.ndim > 4
     if bias is not None or not in_heads(q, k, v) or q.dtype.char not in "efd" or many_axes:
-        return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal)
+        return book(_attention)(xp, q, k, v, mask, kept, bias, scale=scale, causal=causal, window=window)
     inner = scale
     if q.dtype.char == "e":  # unscaled scores could leave half precision
         q, inner = q * scale, 1.0
@@ -100,7 +100,7 @@ def attention(
     y = room(xp, (*q.shape[:3], v.shape[-1]), q.dtype)
     of_q, of_k, of_v, of_p, of_mixed, of_y = stacks(xp, q, k, v, p, mixed, y)
     products(xp, of_q, of_k.turned, of_p)
-    softmax_rows(p, p, mask, causal, inner, None if kept is None else mixed, kept)
+    softmax_rows(p, p, mask, causal, inner, None if kept is None else mixed, kept, window=window)
     products(xp, of_mixed, of_v, of_y)
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array, Draw, random_state, recorder
-from ...ops.dropout import PER_BLOCK, _dropout, _dropout_add, blocks_per_row
+from ...ops.dropout import PER_BLOCK, _dropout, _dropout_add, blocks_per_row, part_shape
 from ...ops.dropout import dropout_factors as factors_op
 from ..registry import book, kernel
 from .source import changing, packed, source, suits
@@ -19,7 +19,7 @@ THREADS = 128
 
 SOURCE = source(
     "dropout",
-    "dropout",
+    "dropout factors",
     r"""
 typedef unsigned long long word;
 
@@ -53,6 +53,24 @@ __global__ void dropout(const T* x, const T* sum, T* out, integer width, integer
         out[at] = T(sum ? (W)sum[at] + value : value);
     }
 }
+
+// The factors of a part: runs of `run` elements, of which run m of row r begins at element m·matrix + offset of its
+// row. A thread takes one block of words, of which the first and the last of a run may reach beyond it.
+template <typename T>
+__global__ void factors(T* out, integer run, integer matrix, integer offset, integer per_row, int middle, integer most,
+                        integer blocks, word first, word call, Changing<word> key, word threshold, double survivor) {
+    const integer thread = (integer)blockIdx.x * blockDim.x + threadIdx.x;
+    if (thread >= blocks) return;
+    const integer which = thread / most, begin = which % middle * matrix + offset;
+    const integer block = begin / 8 + thread % most;
+    word words[4];
+    philox(first + which / middle * per_row + block, call, key[0], key[1], words);
+    for (int i = 0; i < 8; i++) {
+        const integer at = block * 8 + i - begin;
+        if (at >= 0 && at < run)
+            out[which * run + at] = T((words[i / 2] >> (i % 2 * 32) & 0xFFFFFFFFull) >= threshold ? survivor : 0.0);
+    }
+}
 """,
 )
 
@@ -80,10 +98,26 @@ assert PER_BLOCK == 8
 
 
 @kernel(factors_op, "cupy")
-def dropout_factors(xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw) -> Made:
+def dropout_factors(
+    xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw, part: tuple[int, int] | None = None
+) -> Made:
     """Write the factors alone, for attention weights.    N written, the fewest"""
-    out = xp.empty(shape, dtype=like.dtype)
-    _run(None, None, out, p, draw)
+    out = xp.empty(part_shape(shape, part), dtype=like.dtype)
+    if part is None or len(shape) == 2:
+        begun = draw if part is None else draw._replace(first_row=draw.first_row + part[0])
+        _run(None, None, out, p, begun)
+        return out, lambda g: (None,)
+    matrix, middle, per_row = shape[-2] * shape[-1], math.prod(shape[1:-2]), blocks_per_row(shape)
+    run = (part[1] - part[0]) * shape[-1]
+    most = -(-run // PER_BLOCK) + 1
+    blocks, word = shape[0] * middle * most, np.uint64
+    args = (
+        out, np.int64(run), np.int64(matrix), np.int64(part[0] * shape[-1]), np.int64(per_row), np.int32(middle),
+        np.int64(most), np.int64(blocks), word(draw.first_row * per_row), word(draw.call), _key(draw),
+        word(round(p * 2**32)), np.float64(1 / (1 - p)),
+    )  # fmt: skip
+    if out.size:
+        SOURCE("factors", out.dtype, -(-blocks // THREADS), THREADS, args)
     return out, lambda g: (None,)
 
 

@@ -19,14 +19,16 @@ SOURCE = source(
     "softmax",
     "softmax_forward softmax_backward log_softmax_forward log_softmax_backward loss_forward loss_backward",
     r"""
-// Where a query may look: a mask of any broadcast shape over (a, b, queries, keys), and perhaps causality.
+// Where a query may look: a mask of any broadcast shape over (a, b, queries, keys), and perhaps only the past, or a
+// window; query i stands at key i + offset.
 struct Looks {
     const bool* mask;
     integer step_a, step_b, step_query, step_key;
-    int b, queries, keys, causal;
+    int b, queries, causal, offset, window;
     __device__ bool at(integer row, int key) const {
-        const int query = row % queries;
-        if (causal && key > query + keys - queries) return false;
+        const int query = row % queries, ahead = key - query - offset;
+        if (causal && ahead > 0) return false;
+        if (window && (ahead >= window || -ahead >= window)) return false;
         if (!mask) return true;
         const integer ab = row / queries;
         return mask[ab / b * step_a + ab % b * step_b + query * step_query + key * step_key];
@@ -36,9 +38,9 @@ struct Looks {
 template <typename T>
 __global__ void softmax_forward(const T* x, T* y, T* mixed, const T* kept, const bool* mask, integer step_a,
                                 integer step_b, integer step_query, integer step_key, int b, int queries, int keys,
-                                int causal, double scale) {
+                                int causal, int offset, int window, double scale) {
     typedef typename Wide<T>::type W;
-    const Looks looks = {mask, step_a, step_b, step_query, step_key, b, queries, keys, causal};
+    const Looks looks = {mask, step_a, step_b, step_query, step_key, b, queries, causal, offset, window};
     const integer row = blockIdx.x, start = row * keys;
     const W nothing = -1 / W(0);
     W top = nothing;
@@ -137,12 +139,14 @@ __global__ void loss_backward(const T* x, const T* wanted, const typename Wide<T
 
 
 def softmax_rows(
-    scores: Array, y: Array, mask: Array | None, causal: bool, scale: float, mixed: Any = None, kept: Any = None
-) -> None:
+    scores: Array, y: Array, mask: Array | None, causal: bool, scale: float, mixed: Any = None, kept: Any = None,
+    offset: int | None = None, window: int = 0,
+) -> None:  # fmt: skip
     """Fill y with softmax(scale·scores) along the last axis, and mixed with y·kept.    scores: (..., T, S), S last
 
-    mask: boolean, of up to four axes, broadcastable to the scores. N·S read and N·S written, the fewest; a row beyond
-    the nearest cache is read three times.
+    offset: at which key the first query stands; by default the last query stands at the last key. mask: boolean, of up
+    to four axes, broadcastable to the scores. N·S read and N·S written, the fewest; a row beyond the nearest cache is
+    read three times.
     """
     queries, keys = scores.shape[-2], scores.shape[-1]
     steps: tuple[int, ...] = (0, 0, 0, 0)
@@ -155,7 +159,8 @@ def softmax_rows(
     args = (
         scores, y, nothing if mixed is None else mixed, nothing if kept is None else kept,
         nothing if mask is None else mask, *[np.int64(s) for s in steps],
-        np.int32(b), np.int32(queries), np.int32(keys), np.int32(causal), np.float64(scale),
+        np.int32(b), np.int32(queries), np.int32(keys), np.int32(causal),
+        np.int32(keys - queries if offset is None else offset), np.int32(window), np.float64(scale),
     )  # fmt: skip
     SOURCE("softmax_forward", scores.dtype, scores.size // keys, threads_for(keys), args)
 

@@ -1,0 +1,88 @@
+"""Attention without a softmax: a sum that can be kept, so that the cost of a token does not depend on how many came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..backend import Array, namespace
+from ..tensor import as_array, primitive
+from .elementwise import where
+from .mask import causal_mask
+from .shape import concatenate
+
+CHUNK = 64  # queries whose scores among themselves are made at once
+
+
+@primitive
+def positive_features(xp: Any, x: Array) -> tuple[Array, Callable]:
+    """Make each number positive: φ(x) = elu(x) + 1, that is x + 1 above 0 and eˣ below.    x: (...) → (...)"""
+    above = x > 0
+    y = xp.where(above, x + 1, xp.exp(xp.where(above, 0.0, x)))
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * xp.where(above, 1.0, y),)
+
+    return y, vjp
+
+
+def _features(q: Any, k: Any, key_mask: Any) -> tuple[Any, Any]:
+    """Return φ(q) and φ(k), zero for keys that are hidden."""
+    q, k, key_mask = positive_features(q), positive_features(k), as_array(key_mask)
+    return q, k if key_mask is None else where(key_mask[..., None], k, 0.0)
+
+
+def _check(q: Any, k: Any, v: Any, key_mask: Any, causal: bool) -> None:
+    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
+    if causal and q.shape[-2] > k.shape[-2]:
+        came = f"{q.shape[-2]} and {k.shape[-2]}"
+        raise ValueError(f"causal linear attention needs at least a key for each query; got {came}; leave queries out")
+    if key_mask is not None and key_mask.dtype != bool:
+        raise TypeError(f"a mask is boolean, True = may look; got {key_mask.dtype}; write mask.astype(bool)")
+
+
+def _shares(mixed: Any, total: Any) -> Any:
+    """Divide by the sum of the weights; where there are none, nothing was mixed either."""
+    return mixed / where(as_array(total) == 0, 1.0, total)
+
+
+def linear_attention(q: Any, k: Any, v: Any, key_mask: Any = None, causal: bool = False, chunk: int = CHUNK) -> Any:
+    """Mix the values by φ(q)·φ(k) in the place of e^(q·k): an approximation of nothing, but a cheap attention.
+
+        yᵢ = φ(qᵢ)·Σⱼ φ(kⱼ)ᵀvⱼ / φ(qᵢ)·Σⱼ φ(kⱼ)        φ(x) = elu(x) + 1;    causal: j up to i
+
+    q: (..., T, K), k: (..., S, K), v: (..., S, Kᵥ) → (..., T, Kᵥ);    key_mask: (..., S), True = a real token
+
+    The sums are matrices (K, Kᵥ), made once; time and memory are those of T·K·Kᵥ and no longer of T·S. Its weights are
+    smoother than a softmax's and cannot be all but one-hot. Causal sums grow chunk by chunk of queries; inside a chunk
+    scores are made. The last query stands at the last key.
+    Raises ValueError for shapes, TypeError for a mask that is not boolean. Katharopoulos et al. 2020, arXiv:2006.16236
+    (whose code adds 1e-6 to the denominator; here a row without keys gives zeros).
+    """
+    _check(q, k, v, key_mask, causal)
+    q, k = _features(q, k, key_mask)
+    t, s = q.shape[-2], k.shape[-2]
+    if not causal:
+        return _shares(q @ (k.swapaxes(-1, -2) @ v), q @ k.sum(axis=-2, keepdims=True).swapaxes(-1, -2))
+    past, outputs, arrays = s - t, [], namespace((as_array(q),))  # past: keys that all queries see
+    state, norm = k[..., :past, :].swapaxes(-1, -2) @ v[..., :past, :], k[..., :past, :].sum(axis=-2, keepdims=True)
+    for first in range(0, t, chunk):
+        q_i, keys = q[..., first : first + chunk, :], slice(past + first, past + min(first + chunk, t))
+        k_i, v_i = k[..., keys, :], v[..., keys, :]
+        scores = where(causal_mask(q_i.shape[-2], q_i.shape[-2], arrays), q_i @ k_i.swapaxes(-1, -2), 0.0)
+        total = scores.sum(axis=-1, keepdims=True) + q_i @ norm.swapaxes(-1, -2)
+        outputs.append(_shares(scores @ v_i + q_i @ state, total))
+        state, norm = state + k_i.swapaxes(-1, -2) @ v_i, norm + k_i.sum(axis=-2, keepdims=True)
+    return concatenate(outputs, axis=-2)
+
+
+def linear_attention_weights(q: Any, k: Any, key_mask: Any = None, causal: bool = False) -> Any:
+    """Return the weights that `linear_attention` never makes, to look at.    (..., T, K), (..., S, K) → (..., T, S)"""
+    _check(q, k, k, key_mask, causal)
+    q, k = _features(q, k, key_mask)
+    scores = q @ k.swapaxes(-1, -2)
+    if causal:
+        scores = where(causal_mask(q.shape[-2], k.shape[-2], namespace((as_array(q),))), scores, 0.0)
+    return _shares(scores, scores.sum(axis=-1, keepdims=True))
