@@ -187,7 +187,7 @@ def _summary(result: dict[str, Any], folder: Path) -> list[str]:
             f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
         )
     if result.get("left_out"):
-        lines.append(f"{result['left_out']} steps were left out, as their loss leapt: see left_out in metrics.jsonl")
+        lines.append(f"steps left out, as their loss leapt: {result['left_out']} (left_out in metrics.jsonl)")
     kilobytes = [f"{result[name] / 1000:,.1f} kB" for name in ("parameter_bytes", "optimizer_bytes")]
     lines.append(f"parameters: {kilobytes[0]}   state of the optimizer: {kilobytes[1]}")
     lines += [f"{source} → {output}" for source, output in result["examples"]]

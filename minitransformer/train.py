@@ -289,16 +289,15 @@ def _backward(workers: Workers | DataParallel, task: Task, config: TrainConfig, 
 
     Several batches are weighted by their tokens, as the parts of one are. Ranks sum up the gradients of each.
     """
-    last = step * config.accumulate
-    gradients = optim.GradAccumulator(task.model.parameters())
-    total: Any = 0.0
-    for number in range(last - config.accumulate + 1, last + 1):
+    if config.accumulate == 1:
+        backend.manual_seed((config.seed, step))
+        return workers.backward(*task.batch(step))
+    gradients, total = optim.GradAccumulator(task.model.parameters()), 0.0
+    for number in range((step - 1) * config.accumulate + 1, step * config.accumulate + 1):
         backend.manual_seed((config.seed, number))
         loss, tokens = workers.backward(*task.batch(number))
-        if config.accumulate == 1:
-            return loss, tokens
         gradients.add(tokens)
-        total = total + loss * tokens
+        total = total + loss * tokens  # on a GPU nobody waits for it
     tokens = gradients.finish()
     return total / max(tokens, 1), tokens
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import backend, nn, ops, optim, tasks
 from .. import draw as figures
+from ..kernels.blas import limit_blas_threads
 from ..train import train
 
 LAYERS, WIDTH, HEADS, HIDDEN = 24, 32, 4, 128
@@ -129,7 +130,7 @@ def training_run(settings: dict[str, Any], steps: int, seed: int) -> tuple[list[
     config = tasks.make_config("reversal", {**fields, "validate_every": steps})
     task = tasks.make_task(config)
     task.evaluate = dict  # what it can translate by then is not asked
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, limit_blas_threads(1):  # the products are too small for more
         train(task, config, Path(folder), quiet=True)
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines], [line["grad_norm"] for line in lines]

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and gradient clipping, by the names that PyTorch gives them."""
+"""Optimizers, learning-rate schedules, and what is done to gradients before a step, by PyTorch's names."""
 
 from .accumulation import GradAccumulator
 from .adafactor import Adafactor
