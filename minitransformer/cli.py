@@ -313,7 +313,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     Figures and a picture go into the folder of a run.
     """
     from . import checkpoint
-    from .bench import profile, run, scaling, stability
+    from .bench import attention, profile, run, scaling, stability
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -332,6 +332,11 @@ def run_bench(arguments: argparse.Namespace) -> int:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
         what = scaling
         result = scaling.scaling(1 if quick else 9, progress)
+    elif arguments.what == "attention":
+        if arguments.peers or arguments.config or arguments.rounds:
+            raise ValueError("bench attention has its own models; got other options too; write bench attention")
+        what = attention
+        result = attention.effects(quick, progress)
     elif arguments.what == "profile":
         if arguments.peers or arguments.rounds:
             raise ValueError("bench profile looks into our own step; got --peers or --rounds; write bench profile")
@@ -425,7 +430,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    kinds = ("step", "scaling", "profile", "stability")
+    kinds = ("step", "scaling", "profile", "attention", "stability")
     timing.add_argument("what", nargs="?", choices=kinds, default="step", help="default: step")
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
     timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")

@@ -14,6 +14,7 @@ import functools
 import io
 import itertools
 import json
+import math
 import os
 import threading
 import unicodedata
@@ -243,6 +244,103 @@ def gradient_norms(
             }
             _save(figure, path, {"figure": "gradient_norms", "title": title, "across": across, "panels": values})
     return figure
+
+
+def attention_effects(
+    rows: list[dict[str, Any]],
+    lengths: dict[str, tuple[list[int], list[float | None]]],
+    trained_length: int,
+    sequences: dict[str, list[dict[str, Any]]],
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Draw what changes to attention do: time, memory and loss of models, longer texts, long sequences.
+
+    rows: name, group, parameters, ratio, least, greatest, peak, loss of each model, the plain one first; lengths:
+    label → (lengths (N,), losses (N,)); sequences: label → rows of length, seconds, memory.
+    Raises RuntimeError without matplotlib.
+    """
+    with _style() as new_figure:
+        figure = new_figure(figsize=(13.5, 11.5), layout="constrained")
+        grid = figure.add_gridspec(2, 12, height_ratios=(1.55, 1))
+        columns = [figure.add_subplot(grid[0, i * 3 : i * 3 + 3]) for i in range(4)]
+        places, labels, heads = _grouped(rows)
+        shown = [("parameters", "parameters, as a fraction"), ("ratio", "time of a step"), ("peak", "memory of a step"),
+                 ("loss", "loss, nats per character")]  # fmt: skip
+        for axes, (field, title) in zip(columns, shown, strict=True):
+            scale = 1.0 if field in ("ratio", "loss") else rows[0][field]
+            value = np.array([row[field] / scale for row in rows])
+            axes.barh(places, value, color=["#08519c" if not row["group"] else "#a6c8e8" for row in rows], height=0.75)
+            if field == "ratio":
+                spread = [value - [row["least"] for row in rows], [row["greatest"] for row in rows] - value]
+                axes.errorbar(value, places, xerr=np.maximum(spread, 0), fmt="none", ecolor="#555555", elinewidth=0.8)
+            axes.axvline(value[0], color="#555555", linestyle=":", linewidth=1)
+            for at, v, row in zip(places, value, rows, strict=True):
+                colour = "#222222" if row["group"] else "white"
+                axes.text(0.02 * value.max(), at, f"{v:.2f}", va="center", fontsize=7.5, color=colour)
+            axes.set_ylim(max(places) + 0.7, min([*places, *heads.values()]) - 0.7)
+            axes.set_yticks(places, labels if axes is columns[0] else [""] * len(labels), fontsize=9, parse_math=False)
+            axes.set_title(title, fontsize=11)
+        for name, at in heads.items():
+            columns[0].text(-0.02, at, name, transform=columns[0].get_yaxis_transform(), ha="right", va="center",
+                            fontsize=9, style="italic", color="#555555")  # fmt: skip
+        _longer_texts(figure.add_subplot(grid[1, 0:4]), lengths, trained_length)
+        for at, (field, scale, title) in enumerate((("seconds", 1.0, "seconds, forward and backward"),
+                                                    ("memory", 2**20, "resident memory, MiB"))):  # fmt: skip
+            _over_lengths(figure.add_subplot(grid[1, 4 + 4 * at : 8 + 4 * at]), sequences, field, scale, title)
+        figure.suptitle("What changes to attention do", fontsize=14)
+        if path is not None:
+            values = {"catalogue": rows, "extrapolation": {k: list(v) for k, v in lengths.items()}, "long": sequences}
+            _save(figure, path, {"figure": "attention_effects", **values})
+    return figure
+
+
+def _grouped(rows: list[dict[str, Any]]) -> tuple[list[float], list[str], dict[str, float]]:
+    """Return where the bar of each row stands, its label, and where the name of each group does."""
+    places: list[float] = []
+    heads: dict[str, float] = {}
+    at = 0.0
+    for row in rows:
+        if row["group"] and row["group"] not in heads:
+            heads[row["group"]] = at
+            at += 1
+        places.append(at)
+        at += 1
+    return places, [row["name"] for row in rows], heads
+
+
+CURVES = ("#08519c", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666", "#a6761d", "#66a61e")
+
+
+def _longer_texts(axes: Axes, lengths: dict[str, tuple[list[int], list[float | None]]], trained: int) -> None:
+    for colour, (label, (x, y)) in zip(CURVES, lengths.items(), strict=False):
+        known = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+        axes.plot(*zip(*known, strict=True), "o-", color=colour, label=label, linewidth=1.6, markersize=4)
+    axes.axvline(trained, color="#555555", linestyle=":", linewidth=1)
+    axes.set_xscale("log")
+    ticks = next(iter(lengths.values()))[0]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("characters read (trained: dotted)")
+    axes.set_title("loss on longer texts", fontsize=11)
+    axes.legend(fontsize=7.5)
+
+
+def _over_lengths(axes: Axes, sequences: dict[str, Any], field: str, scale: float, title: str) -> None:
+    for colour, (label, rows) in zip(CURVES, sequences.items(), strict=False):
+        style = "o--" if "PyTorch" in label else "o-"
+        axes.loglog([r["length"] for r in rows], [r[field] / scale for r in rows], style, color=colour, label=label,
+                    linewidth=1.6, markersize=4)  # fmt: skip
+    values = [r[field] / scale for rows in sequences.values() for r in rows]
+    ticks = sorted({r["length"] for rows in sequences.values() for r in rows})
+    axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    axes.minorticks_off()
+    low, high = min(values), max(values)
+    powers = [10.0**p for p in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    shown = powers if len(powers) > 1 else [low, high]
+    axes.set_yticks(shown, [f"{value:.3g}" for value in shown])
+    axes.set_xlabel("length")
+    axes.set_title(title, fontsize=11)
+    axes.legend(fontsize=7.5)
 
 
 # ---- the doors: what comes in is checked before anything is drawn

@@ -28,9 +28,9 @@ REFERENCE = ("torch", "torch-adam", "ours")  # what ratios are to: the first of 
 class Peer:
     """A peer's process, and what it has answered."""
 
-    def __init__(self, name: str, config: str, weights: Path):
+    def __init__(self, name: str, *arguments: str, module: str = "minitransformer.bench.peer"):
         self.name = name
-        command = [sys.executable, "-W", "ignore", "-m", "minitransformer.bench.peer", name, config, str(weights)]
+        command = [sys.executable, "-W", "ignore", "-m", module, name, *arguments]
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
@@ -116,7 +116,7 @@ def start(names: list[str], config: str, weights: Path, progress: Any) -> tuple[
     peers, losses, failed = [], {}, {}
     for name in names:
         progress(f"{config}: first steps of {PEERS[name][3]}")
-        peer = Peer(name, config, weights)
+        peer = Peer(name, config, str(weights))
         try:
             losses[name] = peer.run(COMPARED)["losses"]
             peers.append(peer)

@@ -24,6 +24,7 @@ class GPT2Config(LayersConfig):
     d_ff: int = 3072
     dropout: float = 0.1
     activation: str = "gelu_tanh"
+    tie_embeddings: bool = True  # the output projection is the embedding
     positions: str = "learned"  # or sinusoidal, rotary, alibi, relative, none
 
     def __post_init__(self) -> None:
@@ -54,6 +55,7 @@ class GPT2(nn.Module):
         places = attention_positions(c.positions, c, causal=True)
         layers = c.stack(lambda: nn.EncoderLayer(*sizes, positions=places, **c.attention_options()))
         self.decoder = nn.Encoder(layers, c.d_model)
+        self.output = None if c.tie_embeddings else nn.Linear(c.d_model, c.vocab_size, bias=False)
         if not layers:
             self.decoder.norm = nn.LayerNorm(c.d_model)
         self._initialise()
@@ -82,8 +84,8 @@ class GPT2(nn.Module):
 
     @property
     def output_weight(self) -> Any:
-        """What turns features into logits, (V, D): the embedding once more."""
-        return self.embedding.weight
+        """What turns features into logits, (V, D): the embedding once more, unless it is not tied."""
+        return self.embedding.weight if self.output is None else self.output.weight
 
     def attention(self, ids: Any) -> dict[str, list[Any]]:
         """Return every attention weight, by layer: decoder (B, H, T, T)."""

@@ -107,6 +107,10 @@ class RotaryPositions(Module):
         self.pairing, self.cos, self.sin = pairing, np.cos(angle), np.sin(angle)
         self._tables = _Sent()
 
+    def forget_tables(self) -> None:
+        """Forget what was sent to where queries live, after cos or sin have been changed."""
+        self._tables.tables.clear()
+
     def forward(self, x: Any, start: int = 0) -> Any:
         end = start + x.shape[-2]
         _check_length(end, len(self.cos))

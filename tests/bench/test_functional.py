@@ -16,7 +16,7 @@ def test_jax_agrees(agrees, tmp_path):
 
     def make(c, weights):  # in a process of its own: once JAX is imported, a fork warns, and our workers are forks
         np.savez(tmp_path / "w.npz", **weights)
-        peers.append(Peer("jax", c.name, tmp_path / "w.npz"))
+        peers.append(Peer("jax", c.name, str(tmp_path / "w.npz")))
         return peers[0]
 
     try:

@@ -23,7 +23,7 @@ def steps_of(name, config, count=3):
 def test_a_peer_answers_in_json(tmp_path):
     c = configs.CONFIGS["reversal"]
     np.savez(tmp_path / "weights.npz", **configs.weights(c))
-    asked = run.Peer("ours", "reversal", tmp_path / "weights.npz")
+    asked = run.Peer("ours", "reversal", str(tmp_path / "weights.npz"))
     try:
         first, second = asked.run(2), asked.run(1)
     finally:
@@ -34,7 +34,7 @@ def test_a_peer_answers_in_json(tmp_path):
 
 
 def test_a_peer_that_fails_says_why(tmp_path):
-    asked = run.Peer("ours", "reversal", tmp_path / "missing.npz")
+    asked = run.Peer("ours", "reversal", str(tmp_path / "missing.npz"))
     with pytest.raises(RuntimeError, match="peer ours ended without an answer.*missing.npz"):
         asked.run(1)
     asked.close()

@@ -18,8 +18,8 @@ def softmax(x):
 def attention(**options):
     mt.manual_seed(3)
     made = nn.MultiHeadAttention(D, H, **options).to("float64")
-    for p in made.parameters():
-        p.data += 0.1 * np.random.default_rng(p.size).standard_normal(p.shape)
+    rng = np.random.default_rng(0)
+    made.load_state_dict({name: a + 0.1 * rng.standard_normal(a.shape) for name, a in made.state_dict().items()})
     return made
 
 
