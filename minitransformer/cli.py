@@ -163,6 +163,7 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool, ranks: Any = No
     if not result:  # another rank writes
         return result
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [line for line in log if "left_out" not in line]  # a spike's own line; its step may have another
     curve = [line["step"] for line in log], [line["loss"] for line in log]
     checked = [line for line in log if "validation_loss" in line]
     validation = [line["step"] for line in checked], [line["validation_loss"] for line in checked]
@@ -185,6 +186,10 @@ def _summary(result: dict[str, Any], folder: Path) -> list[str]:
         lines.append(
             f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
         )
+    if result.get("left_out"):
+        lines.append(f"steps left out, as their loss leapt: {result['left_out']} (left_out in metrics.jsonl)")
+    kilobytes = [f"{result[name] / 1000:,.1f} kB" for name in ("parameter_bytes", "optimizer_bytes")]
+    lines.append(f"parameters: {kilobytes[0]}   state of the optimizer: {kilobytes[1]}")
     lines += [f"{source} → {output}" for source, output in result["examples"]]
     return [*lines, f"run: {folder} (config.json, metrics.jsonl, result.json, checkpoint/, figures/)"]
 
@@ -303,9 +308,12 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time a step beside the peers that are installed, over sizes, or by its terms; write the figures and a picture."""
+    """Time a step beside installed peers, over sizes, or by its terms; or look at gradients in deep stacks.
+
+    Figures and a picture go into the folder of a run.
+    """
     from . import checkpoint
-    from .bench import attention, profile, run, scaling
+    from .bench import attention, profile, run, scaling, stability
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -314,10 +322,15 @@ def run_bench(arguments: argparse.Namespace) -> int:
     quick = arguments.quick
     if arguments.out:
         _check_new(Path(arguments.out))  # before minutes of timing, not after
-    if arguments.what == "scaling":
+    if arguments.what == "stability":
+        if arguments.peers or arguments.config or arguments.rounds:
+            raise ValueError("bench stability has models of its own; got other options too; write bench stability")
+        what: Any = stability
+        result = stability.stability(*((8, 40, 1) if quick else (stability.LAYERS, 300, 3)), progress)
+    elif arguments.what == "scaling":
         if arguments.peers or arguments.config or arguments.rounds:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
-        what: Any = scaling
+        what = scaling
         result = scaling.scaling(1 if quick else 9, progress)
     elif arguments.what == "attention":
         if arguments.peers or arguments.config or arguments.rounds:
@@ -417,7 +430,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    timing.add_argument("what", nargs="?", choices=("step", "scaling", "profile", "attention"), default="step")
+    kinds = ("step", "scaling", "profile", "attention", "stability")
+    timing.add_argument("what", nargs="?", choices=kinds, default="step", help="default: step")
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
     timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")

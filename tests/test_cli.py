@@ -63,8 +63,24 @@ def test_the_command_alone_trains_reversal_and_leaves_a_run(call, elsewhere):
         for ending in ("png", "svg", "json"):
             assert (run / "figures" / f"{figure}.{ending}").stat().st_size > 100
     assert "exact match on 32 held-out sequences" in out and "0 1 2 3 4 5 6 7 → " in out and "runs/reversal-001" in out
-    assert {"exact_match", "loss", "steps", "seconds"} <= set(json.loads((run / "result.json").read_text()))
+    result = json.loads((run / "result.json").read_text())
+    assert {"exact_match", "loss", "steps", "seconds"} <= set(result)
+    assert result["optimizer_bytes"] == 2 * result["parameter_bytes"] > 1000
+    kilobytes = result["parameter_bytes"] / 1000
+    assert f"parameters: {kilobytes:,.1f} kB   state of the optimizer: {2 * kilobytes:,.1f} kB" in out
     assert call(*SMALL)[0] == 0 and (elsewhere / "runs" / "reversal-002").is_dir()
+
+
+def test_steps_left_out_are_told_and_do_not_disturb_the_loss_curve(call, elsewhere):
+    """Hardly anything is learned at this rate, and so about one loss in six lies a deviation above the others."""
+    words = ["--set=spike=1", "--set=learning_rate=1e-6", "--set=log_every=1", *SMALL[:-1], "--set=steps=40"]
+    status, out, err = call("--out", "r", *words)
+    assert status == 0, err
+    lines = [json.loads(line) for line in (elsewhere / "r/metrics.jsonl").read_text().splitlines()]
+    left_out = [line for line in lines if "left_out" in line]
+    assert left_out and f"steps left out, as their loss leapt: {len(left_out)} " in out
+    assert set(left_out[0]) == {"step", "loss", "leap", "left_out", "growth"} and left_out[0]["step"] > 20
+    assert json.loads((elsewhere / "r/figures/loss.json").read_text())["steps"] == list(range(1, 41))
 
 
 def test_json_is_one_object_and_nothing_else(call):
