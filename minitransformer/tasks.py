@@ -319,7 +319,7 @@ class LanguageTask:
 
     def write(self, prompt: str, count: int, temperature: float, top_k: int, seed: int) -> str:
         """Continue a prompt: greedily at temperature 0, else by sampling."""
-        choose = generate.sampler(temperature, top_k, seed) if temperature else generate.greedy
+        choose = generate.sampler(temperature, top_k, seed=seed) if temperature else generate.greedy
         ids = self.tokenizer.encode(prompt)
         return prompt + self.tokenizer.decode(generate.continue_text(self.model, ids, count, choose))
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from .. import nn, ops
+from ..backend import namespace
 from ..tensor import as_array
 from .config import Config
 from .transformer import POSITIONS, attention_positions, positions
@@ -40,6 +41,8 @@ class GPT2(nn.Module):
     """Score the token that follows each token; position t sees 0 … t and nothing later.
 
     ids: integers (B, T) → logits (B, T, V).    With caches (`decoder.new_caches()`), ids come after those read before.
+    padding: integers (B,), how many of a row's first ids, caches included, only pad it: nobody looks at them, and
+    positions are counted from what follows.
 
     Pre-norm, learned positions, GELU in its tanh form, the output projection tied to the embedding, weights drawn
     with spread 0.02, those that write into the residual sum with 0.02/√(2·layers).
@@ -68,11 +71,18 @@ class GPT2(nn.Module):
             for linear in (attention.out_proj, feed.down):
                 linear.weight = nn.init.normal(linear.weight.shape, into_residual)
 
-    def forward(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
+    def forward(
+        self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None, padding: Any = None
+    ) -> Any:
         if ids.ndim != 2:
             raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
-        x = self.drop(self.positions(self.embedding(ids), caches[0].past.length if caches else 0))
-        return ops.linear(self.decoder(x, causal=True, seen=seen, caches=caches), self.embedding.weight)
+        start, key_mask = caches[0].past.length if caches else 0, None
+        if padding is not None:
+            key_mask = namespace((padding,)).arange(start + ids.shape[1]) >= padding[:, None]
+            start = start - padding
+        x = self.drop(self.positions(self.embedding(ids), start))
+        x = self.decoder(x, key_mask, causal=True, seen=seen, caches=caches)
+        return ops.linear(x, self.embedding.weight)
 
     def attention(self, ids: Any) -> dict[str, list[Any]]:
         """Return every attention weight, by layer: decoder (B, H, T, T)."""

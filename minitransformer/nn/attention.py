@@ -20,7 +20,8 @@ class MultiHeadAttention(Module):
     query: (B, T, D), key and value: (B, S, D) → y: (B, T, D), and with return_weights the weights (B, H, T, S).
 
     Called with one sequence it is self-attention, with another as key (and value) cross-attention.
-    mask: boolean, broadcastable to (B, H, T, S); key_mask: (B, S), True = a real token; causal: no look ahead.
+    mask: boolean, broadcastable to (B, H, T, S); key_mask: (B, S), True = a real token, with a cache for all that was
+    ever read; causal: no look ahead.
     Dropout acts on the weights, in training.
 
     kv_heads: heads of keys and values, each serving H/kv_heads heads of queries: 1 is multi-query attention (Shazeer
@@ -84,7 +85,9 @@ class MultiHeadAttention(Module):
         bias = None if self.positions is None or self.turns else self.positions(q.shape[-2], k.shape[-2], q)
         if self.kv_heads < self.heads:
             k, v = (ops.repeat_heads(x, self.heads // self.kv_heads) for x in (k, v))
-        mask = self._masks(mask, key_mask, key)
+        if key_mask is not None and cache is not None and not cache.fixed:
+            key_mask = key_mask[..., -k.shape[-2] :]  # of those that the cache still has
+        mask = self._masks(mask, key_mask, (*key.shape[:-2], k.shape[-2]))
         dropout_p = self.dropout if self.training else 0.0
         y = ops.scaled_dot_product_attention(q, k, v, mask, causal, dropout_p=dropout_p, bias=bias)
         y = self.out_proj(self.join(y))
@@ -105,15 +108,14 @@ class MultiHeadAttention(Module):
         return self.positions(q, past + k.shape[-2] - q.shape[-2]), self.positions(k, past)
 
     @staticmethod
-    def _masks(mask: Any, key_mask: Any, key: Any) -> Any:
+    def _masks(mask: Any, key_mask: Any, keys: tuple[int, ...]) -> Any:
         mask, key_mask = as_array(mask), as_array(key_mask)
         if key_mask is None:
             return mask
-        if key_mask.dtype != bool or key_mask.shape != key.shape[:-1]:
+        if key_mask.dtype != bool or key_mask.shape != keys:
             came = f"{key_mask.dtype} {key_mask.shape}"
             raise ValueError(
-                f"key_mask is boolean and one value for each key; got {came} for keys {key.shape[:-1]}; "
-                "write ids != PAD"
+                f"key_mask is boolean and one value for each key; got {came} for keys {keys}; write ids != PAD"
             )
         here = key_mask[..., None, None, :]  # (B, 1, 1, S): the same for all heads and queries
         return here if mask is None else mask & here

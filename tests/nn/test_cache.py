@@ -55,7 +55,7 @@ def test_a_decoder_with_a_cache_writes_the_same_rows(positions, rng):
 def test_what_is_written_is_the_same_with_and_without_a_cache(positions):
     """Greedily and by sampling, and on beyond the window, where positions begin to move."""
     model = language_model(positions)
-    for choose in (lambda: generate.greedy, lambda: generate.sampler(3.0, 11, 7)):
+    for choose in (lambda: generate.greedy, lambda: generate.sampler(3.0, 11, seed=7)):
         a, b = (generate.continue_text(model, [1, 2, 3], 40, choose(), cached=c) for c in (True, False))
         assert a == b and len(a) == 40
     assert len(set(a)) > 2
