@@ -5,6 +5,7 @@ import pytest
 
 import minitransformer as mt
 from minitransformer import generate, nn
+from minitransformer.backend import to_numpy
 from minitransformer.models import GPT2, GPT2Config, Transformer, TransformerConfig
 
 POSITIONS = ["learned", "sinusoidal", "rotary", "alibi", "relative", "none"]
@@ -98,3 +99,57 @@ def test_a_cache_is_not_for_training(rng):
     with pytest.raises(RuntimeError, match="for writing, not for training"):
         model(mt.tensor(rng.integers(0, 11, (1, 3))).data, caches=model.decoder.new_caches())
     assert nn.KVCache().nbytes == 0
+
+
+CHUNKS = [[1] * 30, [7] + [1] * 23, [13, 5, 1, 1, 2, 8], [3] * 10, [30], [1, 29], [29, 1], [5, 1, 24]]
+
+
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+@pytest.mark.parametrize("window", [1, 2, 5, 29, 64])
+def test_a_window_gives_each_query_the_keys_that_it_may_see(window, chunks, rng):
+    """Query i may look at keys i − W + 1 … i: with T new ones, the first of them needs W − 1 keys of the past."""
+    k, v = (mt.tensor(rng.standard_normal((2, 3, 30, 4)).astype("float32")).data for _ in range(2))
+    cache, end = nn.KVCache(window=window), 0
+    with mt.no_grad():
+        for new in chunks:
+            end += new
+            seen = cache.extend(k[:, :, end - new : end], v[:, :, end - new : end])
+            first = max(0, end - new - (window - 1))
+            for got, all_of_it in zip(seen, (k, v), strict=True):
+                np.testing.assert_array_equal(got.numpy(), to_numpy(all_of_it[:, :, first:end]))
+            for got, all_of_it in zip(cache.read(), (k, v), strict=True):
+                last = all_of_it[:, :, max(0, end - window) : end] if new < window else all_of_it[:, :, :end]
+                kept = got.shape[2]
+                assert min(window, end) >= kept >= min(window - 1, end)
+                np.testing.assert_array_equal(got.numpy(), to_numpy(last[:, :, last.shape[2] - kept :]))
+            assert cache.length == end
+            assert cache.nbytes <= 2 * (2 * window) * (2 * 3 * 4) * 4, "k and v, room, batch · heads · K, bytes"
+
+
+def test_the_memory_of_a_window_does_not_grow_with_the_text(rng):
+    sizes = set()
+    one = mt.tensor(np.ones((1, 2, 1, 4), "float32")).data
+    cache, whole = nn.KVCache(window=8), nn.KVCache()
+    with mt.no_grad():
+        for _ in range(1000):
+            cache.extend(one, one)
+            whole.extend(one, one)
+            sizes.add(cache.nbytes)
+    assert sizes == {2 * 16 * 2 * 4 * 4} and whole.nbytes > 60 * max(sizes)
+
+
+def test_rows_of_a_window_can_be_chosen(rng):
+    k = mt.tensor(rng.standard_normal((3, 2, 12, 4)).astype("float32")).data
+    cache = nn.KVCache(window=4)
+    with mt.no_grad():
+        cache.extend(k[:, :, :9], k[:, :, :9])
+        rows = mt.tensor(np.array([2, 0, 2])).data
+        cache.select(rows)
+        seen, _ = cache.extend(k[rows][:, :, 9:11], k[rows][:, :, 9:11])
+    np.testing.assert_array_equal(seen.numpy(), to_numpy(k[rows][:, :, 6:11]))
+
+
+def test_a_window_holds_something():
+    with pytest.raises(ValueError, match="at least the query's own key; got 0"):
+        nn.KVCache(window=0)
+    assert nn.LayerCache(window=5).past.window == 5 and nn.LayerCache().memory.window is None
