@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import backend
 from ..tensor import as_array
+from .fast import Fast, calm, fits
 
 
 def columns(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +35,7 @@ class _Rows:
     rows: list[list[int]]
     begin: list[int]
     caches: Any = None
+    fast: Fast | None = None  # made for the caches, where the model fits
 
     def append(self, tokens: Sequence[int]) -> None:
         """Put one token behind each row."""
@@ -56,6 +58,8 @@ class _Rows:
         """Do the same with what belongs to the rows."""
         for cache in self.caches or ():
             cache.select(backend.xp().asarray(rows))
+        if self.fast is not None:
+            self.fast.select(rows)
 
 
 class Texts(_Rows):
@@ -81,11 +85,14 @@ class Texts(_Rows):
         """Score the token that follows each row.    → (B, V)"""
         longest = max(len(row) for row in self.rows)
         if not self.cached or longest > self.window:
-            self.caches = None
+            self.caches = self.fast = None
             ids, self.padding = columns([row[-self.window :] for row in self.rows])
             return self._read(ids)
         if self.caches is None or self.read >= self.window:  # the second: since longer rows have left, columns only pad
-            self.caches, self.read = self.model.decoder.new_caches(), 0
+            self.caches, self.read, self.fast = self.model.decoder.new_caches(), 0, None
+        if self.fast is not None:
+            self.read += 1
+            return self.fast.scores(np.array([row[-1] for row in self.rows]))
         if self.read:
             ids = np.array([row[-1:] for row in self.rows])
         else:
@@ -94,12 +101,15 @@ class Texts(_Rows):
         for first in range(0, ids.shape[1], step):
             scores = self._read(ids[:, first : first + step])
         self.read += ids.shape[1]
+        if fits(self.model):
+            self.fast = Fast(self.model, self.caches, self.padding)
         return scores
 
     def _read(self, ids: np.ndarray) -> np.ndarray:
         xp = backend.xp()
         padding = xp.asarray(self.padding) if self.padding.any() else None
-        logits = as_array(self.model(xp.asarray(ids), caches=self.caches, padding=padding))
+        with calm(self.model, ids.size):
+            logits = as_array(self.model(xp.asarray(ids), caches=self.caches, padding=padding))
         return backend.to_numpy(logits[:, -1])
 
     def _select(self, rows: np.ndarray) -> None:
@@ -127,8 +137,12 @@ class Translations(_Rows):
 
     def scores(self) -> np.ndarray:
         """Score the token that follows each row.    → (B, V)"""
+        if self.fast is not None and self.caches[0].past.length < self.model.config.max_length:
+            return self.fast.scores(np.array([row[-1] for row in self.rows]))
         ids = np.array([row[-1:] for row in self.rows] if self.caches else self.rows)
         logits = as_array(self.model.decode(backend.xp().asarray(ids), self.memory, self.mask, caches=self.caches))
+        if self.caches and fits(self.model):
+            self.fast = Fast(self.model, self.caches, memory_mask=self.mask)
         return backend.to_numpy(logits[:, -1])
 
     def _select(self, rows: np.ndarray) -> None:

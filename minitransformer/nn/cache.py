@@ -40,40 +40,44 @@ class KVCache:
 
     def put(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Do what `extend` does, with arrays."""
-        new, past = k.shape[2], self._end - self._first
-        if self.window is not None:
-            past = min(past, self.window - 1)
+        new = k.shape[2]
+        if self.window is not None:  # what lies further back than the first of the new queries may see
+            self._first = max(self._first, self._end - self.window + 1)
         if self._k is None or self._end + new > self._k.shape[2]:
-            room = self._room(past + new)
-            self._k, self._v = (self._moved(old, like, past, room) for old, like in ((self._k, k), (self._v, v)))
-            self._end = past
-        self._first, self._end = self._end - past, self._end + new
-        self._k[:, :, self._end - new : self._end], self._v[:, :, self._end - new : self._end] = k, v
+            self._move(k, v, self._room(self._end - self._first + new))
+        begin, self._end = self._end, self._end + new
+        self._k[:, :, begin : self._end], self._v[:, :, begin : self._end] = k, v
         self.length += new
-        all_k, all_v = self._k[:, :, self._first : self._end], self._v[:, :, self._first : self._end]
+        all_of_it = self.arrays()
         if self.window is not None and self._k.shape[2] > 2 * self.window:  # a long chunk is given back, but not kept
-            past = min(past + new, self.window)
-            self._k, self._v = (self._moved(old, old, past, 2 * self.window) for old in (self._k, self._v))
-            self._first, self._end = 0, past
-        return all_k, all_v
+            self._first = max(self._first, self._end - self.window)
+            self._move(k, v, 2 * self.window)
+        return all_of_it
 
     def _room(self, needed: int) -> int:
-        """Return how much room to make: twice as much as is needed now, so that growing costs little."""
+        """Return how much room to make: more than is needed now, so that growing costs little."""
         if self.window is not None:
-            return max(needed, 2 * self.window)  # moved once in `window` tokens
+            return max(needed, 2 * self.window)  # moved once in about `window` tokens
         return needed if self.fixed else max(2 * needed, 16)
 
-    def _moved(self, old: Array | None, like: Array, past: int, room: int) -> Array:
-        """Return an array of that room which begins with the last `past` columns of the old one."""
-        fresh = backend.namespace((like,)).empty((*like.shape[:2], room, like.shape[3]), dtype=like.dtype)
-        if old is not None:
-            fresh[:, :, :past] = old[:, :, self._end - past : self._end]
-        return fresh
+    def _move(self, k: Array, v: Array, room: int) -> None:
+        """Take new arrays, like k and v but of that room, and begin them with what is here."""
+        xp, here = backend.namespace((k,)), self._end - self._first
+        fresh = [xp.empty((*like.shape[:2], room, like.shape[3]), dtype=like.dtype) for like in (k, v)]
+        if here:
+            for to, of in zip(fresh, self.arrays(), strict=True):
+                to[:, :, :here] = of
+        self._first, self._end = 0, here
+        self._k, self._v = fresh
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Return the keys and values that are here, as arrays.    → (B, H, S, K) each"""
+        return self._k[:, :, self._first : self._end], self._v[:, :, self._first : self._end]
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Return the keys and values that are here.    → (B, H, S, K) each"""
-        first = self._first if self.window is None else max(self._first, self._end - self.window)
-        return Tensor(self._k[:, :, first : self._end]), Tensor(self._v[:, :, first : self._end])
+        k, v = self.arrays()
+        return Tensor(k), Tensor(v)
 
     def select(self, rows: Array) -> None:
         """Keep these rows of the batch, in this order: those that go on writing, or the beams that were chosen."""
