@@ -315,9 +315,9 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time a step beside the peers that are installed, over sizes, or by its terms; write the figures and a picture."""
+    """Time a step or decoding beside the peers that are installed, or a step over sizes or by its terms."""
     from . import checkpoint
-    from .bench import profile, run, scaling
+    from .bench import decoding, profile, run, scaling
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -338,8 +338,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         result = profile.profiles(arguments.config, 8 if quick else 60, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
-        what = run
-        result = run.bench(arguments.peers, arguments.config, rounds, progress)
+        what, measure = (decoding, decoding.decoding) if arguments.what == "decoding" else (run, run.bench)
+        result = measure(arguments.peers, arguments.config, rounds, progress)
     folder = _new_run("bench", arguments.out)
     checkpoint.write_json(folder / "result.json", result)
     what.draw(result, folder / "figures" / f"{arguments.what}.png")
@@ -443,9 +443,11 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    timing.add_argument("what", nargs="?", choices=("step", "scaling", "profile"), default="step", help="default: step")
+    timing.add_argument(
+        "what", nargs="?", choices=("step", "decoding", "scaling", "profile"), default="step", help="default: step"
+    )
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
-    timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
+    timing.add_argument("--config", help="reversal,gpt-small,gpt-large; of decoding small,gpt2-small (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")
     timing.add_argument("--quick", action="store_true", help="two rounds, to see it work")
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")

@@ -21,7 +21,7 @@ from ..models import GPT2, Transformer
 from ..ops.precision import lowered
 from ..tensor import as_array, is_grad_enabled, kernels_enabled
 
-FEW = 64  # tokens
+FEW, VERY_FEW = 64, 8  # tokens: of a small model, of one whose products wait for memory up to there
 
 # The modules that are known, and of each the attributes: one that has more, and set, does more than is known here.
 ATTRIBUTES = {
@@ -82,11 +82,13 @@ def _in_cache(model: Any) -> bool:
 
 
 def calm(model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
-    """Let products use one thread while a few tokens are read by a small model.
+    """Let products use one thread while a few tokens are read.
 
-    Several gain nothing there, and would go on spinning for a tenth of a second, in which a whole text is written.
+    Several gain little there, and would go on spinning for a tenth of a second, in which a small model writes a whole
+    text.
     """
-    return limit_blas_threads(1) if tokens <= FEW and _in_cache(model) else contextlib.nullcontext()
+    few = FEW if _in_cache(model) else VERY_FEW
+    return limit_blas_threads(1) if tokens <= few else contextlib.nullcontext()
 
 
 class _Maker:
