@@ -218,7 +218,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for c in result["configs"]:
         rows = {PEERS[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
         limit = c["floor"] / c["peers"][c["reference"]]["seconds"]
-        groups[c["config"]] = {**rows, "weights read once": (limit,) * 3}
+        size = f"{c['config']}, {c['weight_bytes'] / 4e6:.1f} M weights"
+        groups[size] = {**rows, "the weights, read once": (limit,) * 3}
     beside = PEERS[result["configs"][0]["reference"]][3]
     bars(groups, path, f"Time of a token, as a fraction of {beside}", "less is faster")
 

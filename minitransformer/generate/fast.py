@@ -71,10 +71,22 @@ def fits(model: Any) -> bool:
         return False
     if type(model.decoder) is not STACKS[type(model)] or not len(model.decoder.layers):
         return False
-    half = lowered(np.ones(1, "float32"))[0].dtype.char != "f"  # inside autocast
-    arrays = [p.data for p in model.parameters()]
-    single = all(type(a) is np.ndarray and a.dtype.char == "f" for a in arrays)
-    return single and not half and all(_known(m) and not m.training for m in _modules(model))
+    if lowered(np.ones(1, "float32"))[0].dtype.char != "f":  # inside autocast
+        return False
+    modules = _modules(model)
+    single = all(type(p.data) is np.ndarray and p.data.dtype.char == "f" for p in model.parameters())
+    alike = len({layer.norm for layer in model.decoder.layers}) == 1
+    plain = all(_plain(m) for m in modules if isinstance(m, nn.MultiHeadAttention))
+    return single and alike and plain and all(_known(m) and not m.training for m in modules)
+
+
+def _plain(a: nn.MultiHeadAttention) -> bool:
+    """Tell whether an attention has four projections, of the sizes that its heads ask for."""
+    parts = [getattr(a, name, None) for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    if any(type(part) is not nn.Linear for part in parts):
+        return False
+    q, k, v = (part.weight.shape[0] for part in parts[:3])  # type: ignore[union-attr]
+    return q * a.kv_heads == k * a.heads == v * a.heads
 
 
 def _in_cache(model: Any) -> bool:
@@ -87,15 +99,19 @@ def calm(model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
     Several gain little there, and would go on spinning for a tenth of a second, in which a small model writes a whole
     text.
     """
-    few = FEW if _in_cache(model) else VERY_FEW
+    return _calm(tokens, _in_cache(model))
+
+
+def _calm(tokens: int, in_cache: bool) -> contextlib.AbstractContextManager[None]:
+    few = FEW if in_cache else VERY_FEW
     return limit_blas_threads(1) if tokens <= few else contextlib.nullcontext()
 
 
 class _Maker:
     """Turns modules into functions of kernels/decoding.py. folds: LayerNorms go into the weights, as is said there."""
 
-    def __init__(self, longest: int, in_cache: bool, pre: bool):
-        self.longest, self.in_cache, self.folds = longest, in_cache, in_cache and pre
+    def __init__(self, longest: int, in_cache: bool, folds: bool):
+        self.longest, self.in_cache, self.folds = longest, in_cache, folds
 
     def linear(
         self, *parts: nn.Linear, scale: float = 1.0, reads: nn.LayerNorm | None = None, writes: bool = False
@@ -122,7 +138,7 @@ class _Maker:
 
     def output(self, weight: Any, norm: nn.LayerNorm | None) -> decoding.OF_X:
         """Take the last product, without a bias of its own; it reads the last norm."""
-        if norm is None or not self.folds:
+        if not self.folds or norm is None:
             return decoding.linear(weight, None, self.in_cache)
         return decoding.linear(weight * norm.weight.data, weight.dot(norm.bias.data), self.in_cache)
 
@@ -189,7 +205,8 @@ class Fast:
         self.caches, self.longest = caches, model.config.max_length
         layers, norm = list(model.decoder.layers), model.decoder.norm
         self.in_cache = _in_cache(model)
-        make = _Maker(self.longest, self.in_cache, layers[0].norm == "pre")
+        read_by_norms_alone = layers[0].norm == "pre" and norm is not None
+        make = _Maker(self.longest, self.in_cache, self.in_cache and read_by_norms_alone)
         last = None if norm is None else make.norm(norm)
         self.stack = decoding.Stack([make.layer(layer) for layer in layers], layers[0].norm == "pre", last)
         translates = isinstance(model, Transformer)
@@ -230,7 +247,7 @@ class Fast:
             x = x + (self.table[place] if self.padding is None else self.table[place - self.padding])
         if self.mean_of is not None:
             x = x - x.dot(self.mean_of)[..., None]
-        with limit_blas_threads(1) if one or self.in_cache else contextlib.nullcontext():
+        with _calm(len(ids), self.in_cache):
             now = decoding.Now(place, self.hidden, self.hidden_memory)
             return self.output(self.stack.step(x, self.caches, now)).reshape(len(ids), -1)
 

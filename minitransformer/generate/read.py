@@ -93,15 +93,16 @@ class Texts(_Rows):
         if self.fast is not None:
             self.read += 1
             return self.fast.scores(np.array([row[-1] for row in self.rows]))
-        if self.read:
-            ids = np.array([row[-1:] for row in self.rows])
-        else:
+        begins = not self.read
+        if begins:
             ids, self.padding = columns(self.rows)
+        else:
+            ids = np.array([row[-1:] for row in self.rows])
         step = self.chunk or ids.shape[1]
         for first in range(0, ids.shape[1], step):
             scores = self._read(ids[:, first : first + step])
         self.read += ids.shape[1]
-        if fits(self.model):
+        if begins and fits(self.model):
             self.fast = Fast(self.model, self.caches, self.padding)
         return scores
 
@@ -132,7 +133,8 @@ class Translations(_Rows):
         for row, ids in zip(source, sources, strict=True):
             row[: len(ids)] = ids
         if len(sources):
-            self.memory, self.mask = model.encode(backend.xp().asarray(source))
+            with calm(model, source.size):
+                self.memory, self.mask = model.encode(backend.xp().asarray(source))
             self.caches = model.decoder.new_caches() if cached else None
 
     def scores(self) -> np.ndarray:
@@ -140,8 +142,9 @@ class Translations(_Rows):
         if self.fast is not None and self.caches[0].past.length < self.model.config.max_length:
             return self.fast.scores(np.array([row[-1] for row in self.rows]))
         ids = np.array([row[-1:] for row in self.rows] if self.caches else self.rows)
-        logits = as_array(self.model.decode(backend.xp().asarray(ids), self.memory, self.mask, caches=self.caches))
-        if self.caches and fits(self.model):
+        with calm(self.model, ids.size):
+            logits = as_array(self.model.decode(backend.xp().asarray(ids), self.memory, self.mask, caches=self.caches))
+        if self.caches and len(self.rows[0]) == 1 and fits(self.model):
             self.fast = Fast(self.model, self.caches, memory_mask=self.mask)
         return backend.to_numpy(logits[:, -1])
 

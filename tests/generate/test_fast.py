@@ -94,6 +94,12 @@ def test_both_pairings_turn_as_by_the_book(pairing):
     agree(lambda: Texts(model.eval(), [[1, 2, 3]]))
 
 
+def test_a_stack_whose_last_norm_was_taken_away_keeps_its_mean():
+    model = language()
+    model.decoder.norm = None
+    agree(lambda: Texts(model, [[1, 2, 3]]))
+
+
 @pytest.mark.parametrize("size", [30.0, 1e4])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_scores_that_overflow_or_vanish_are_shifted(size, sign, rng):
@@ -165,6 +171,9 @@ def own_attention(model):
         lambda model: model.to("float64"),
         lambda model: setattr(model.decoder.layers[1].feed_forward, "act", nn.Sequential(nn.ReLU())),
         lambda model: model.decoder.layers[0].norm1.train(),
+        lambda model: setattr(model.decoder.layers[0], "norm", "post"),
+        lambda model: setattr(model.decoder.layers[0].self_attention, "k_proj", None),
+        lambda model: setattr(model.decoder.layers[0].self_attention, "v_proj", nn.Linear(24, 6).eval()),
         own_layer,
         own_attention,
         lambda model: setattr(model, "__class__", type("Mine", (GPT2,), {})),
@@ -176,9 +185,16 @@ def test_models_that_are_more_than_is_known_are_read_by_the_book(change):
         assert fast.fits(model)
         change(model)
         assert not fast.fits(model)
+
+
+def test_a_model_that_does_not_fit_is_read_by_the_book():
+    model = language().to("float64")
+    own_attention(model)
+    with mt.no_grad():
         reader = Texts(model, [[1, 2]])
-        reader.scores()
-        assert reader.fast is None
+        for _ in range(3):
+            assert reader.scores().dtype == "float64" and reader.fast is None
+            reader.append([3])
 
 
 def test_where_the_book_is_asked_for_it_is_read():
