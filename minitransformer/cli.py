@@ -200,7 +200,11 @@ def run_translate(arguments: argparse.Namespace) -> int:
     texts = arguments.source or [line.strip() for line in _stdin() if line.strip()]
     if not texts:
         raise ValueError("translate needs a text; got none; write it after the options, or pipe lines in")
-    outputs = task.translate(texts)
+    if arguments.beams == 1 and arguments.length_penalty != 1:
+        raise ValueError(
+            f"a length penalty compares beams; got {arguments.length_penalty} and one beam; write --beams 4, too"
+        )
+    outputs = task.translate(texts, beams=arguments.beams, length_penalty=arguments.length_penalty)
     _show({"translations": list(map(list, zip(texts, outputs, strict=True)))}, arguments.json, outputs)
     return 0
 
@@ -228,15 +232,23 @@ def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
-    """Continue a prompt with a language model."""
+    """Continue the prompts given, or the lines of standard input, with a language model."""
     task = _load(arguments, sequences=False)
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise ValueError(
             "generate needs tokens >= 1 and temperature >= 0; "
             f"got {arguments.tokens} and {arguments.temperature}; write --tokens 100"
         )
-    text = task.write(arguments.prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed or 0)
-    _show({"text": text}, arguments.json, [text])
+    if arguments.stop == "":
+        raise ValueError("a text to stop at has at least one character; got an empty one; leave --stop out")
+    prompts = arguments.prompt or [line for line in _stdin() if line.strip()]
+    if not prompts:
+        raise ValueError("generate needs a prompt; got none; write --prompt 'The ', or pipe lines in")
+    texts = task.write(
+        prompts, arguments.tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed or 0,
+        arguments.repetition_penalty, arguments.stop or "",
+    )  # fmt: skip
+    _show({"text": texts[0], "texts": texts}, arguments.json, texts)
     return 0
 
 
@@ -308,12 +320,12 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time a step beside installed peers, over sizes, or by its terms; or look at gradients in deep stacks.
+    """Time a step or decoding beside installed peers, or a step over sizes or by its terms; or measure techniques.
 
     Figures and a picture go into the folder of a run.
     """
     from . import checkpoint
-    from .bench import attention, profile, run, scaling, stability
+    from .bench import attention, decoding, profile, run, scaling, stability
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -344,8 +356,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         result = profile.profiles(arguments.config, 8 if quick else 60, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
-        what = run
-        result = run.bench(arguments.peers, arguments.config, rounds, progress)
+        what, measure = (decoding, decoding.decoding) if arguments.what == "decoding" else (run, run.bench)
+        result = measure(arguments.peers, arguments.config, rounds, progress)
     folder = _new_run("bench", arguments.out)
     checkpoint.write_json(folder / "result.json", result)
     what.draw(result, folder / "figures" / f"{arguments.what}.png")
@@ -402,16 +414,35 @@ def build_parser() -> argparse.ArgumentParser:
     _training(train)
 
     translate = command(
-        "translate", "translate texts, or lines of standard input", "translate --model runs/numbers-001 eighty-seven"
+        "translate",
+        "translate texts, or lines of standard input",
+        "translate --model runs/numbers-001 eighty-seven\n"
+        "  minitransformer translate --model runs/translate-001 --beams 4 --length-penalty 0.6 < lines.txt",
     )
     translate.add_argument("source", nargs="*", help="texts; without any, lines of standard input")
+    translate.add_argument("--beams", type=int, default=1, help="how many beams to search with (default: 1, greedy)")
+    translate.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="A",
+        help="beams are compared by ln p / length^A; greater favours longer texts (default: 1)",
+    )  # fmt: skip
     generate = command(
-        "generate", "continue a text with a language model", "generate --model runs/lm-001 --prompt 'The '"
+        "generate",
+        "continue texts with a language model",
+        "generate --model runs/lm-001 --prompt 'The ' --top-p 0.9 --stop '.'\n"
+        "  minitransformer generate --model runs/lm-001 --temperature 0 < prompts.txt",
     )
-    generate.add_argument("--prompt", required=True)
+    generate.add_argument("--prompt", action="append", help="may come several times; without, lines of standard input")
     generate.add_argument("--tokens", type=int, default=100, help="how many tokens to write (default: 100)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     generate.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest, 0 for all (default: 40)")
+    generate.add_argument(
+        "--top-p", type=float, default=1.0, help="draw among the likeliest that have this share together (default: 1)"
+    )
+    generate.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R",
+        help="above 1: what a text already has becomes less likely (default: 1)",
+    )  # fmt: skip
+    generate.add_argument("--stop", metavar="TEXT", help="end a text before this")
     attend = command(
         "attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1"
     )
@@ -430,10 +461,10 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    kinds = ("step", "scaling", "profile", "attention", "stability")
+    kinds = ("step", "decoding", "attention", "stability", "scaling", "profile")
     timing.add_argument("what", nargs="?", choices=kinds, default="step", help="default: step")
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
-    timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
+    timing.add_argument("--config", help="reversal,gpt-small,gpt-large; of decoding small,gpt2-small (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")
     timing.add_argument("--quick", action="store_true", help="two rounds, to see it work")
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")
