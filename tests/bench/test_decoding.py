@@ -64,7 +64,7 @@ class InThisProcess:
     made = {"ours": (0.5, [1, 2, 3]), "torch": (1.0, [1, 2, 3]), "book": (2.0, [1, 2, 4])}
 
     def __init__(self, name, case, path, module):
-        assert module == "decoding" and set(np.load(path)) == set(configs.weights(TINY.model))
+        assert module == "minitransformer.bench.decoding" and set(np.load(path)) == set(configs.weights(TINY.model))
         self.name = name
 
     def run(self, tokens):
