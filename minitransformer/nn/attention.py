@@ -85,8 +85,8 @@ class MultiHeadAttention(Module):
         bias = None if self.positions is None or self.turns else self.positions(q.shape[-2], k.shape[-2], q)
         if self.kv_heads < self.heads:
             k, v = (ops.repeat_heads(x, self.heads // self.kv_heads) for x in (k, v))
-        if key_mask is not None and cache is not None and not cache.fixed:
-            key_mask = key_mask[..., -k.shape[-2] :]  # of those that the cache still has
+        if key_mask is not None and cache is not None and cache.window is not None:
+            key_mask = key_mask[..., -k.shape[-2] :]  # of the keys that a window has left
         mask = self._masks(mask, key_mask, (*key.shape[:-2], k.shape[-2]))
         dropout_p = self.dropout if self.training else 0.0
         y = ops.scaled_dot_product_attention(q, k, v, mask, causal, dropout_p=dropout_p, bias=bias)
