@@ -43,7 +43,7 @@ class _Sentence:
         for rank, place in enumerate(best.tolist()):
             beam, token = divmod(place, log_p.shape[1])
             ended = token in self.ends
-            if extended[place] == -math.inf or ended and rank >= self.beams:
+            if extended[place] == -math.inf:
                 continue
             if not ended and length < self.longest:
                 going.append(place)

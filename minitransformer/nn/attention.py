@@ -126,16 +126,14 @@ class MultiHeadAttention(Module):
                 k, v = cache.extend(k, v)
         along = None if self.positions is None or self.turns else self.positions(q.shape[-2], k.shape[-2], q)
         k, v = (x if x.shape[1] == self.heads else ops.repeat_heads(x, self.heads // x.shape[1]) for x in (k, v))
-        if key_mask is not None and cache is not None and not cache.fixed:
+        if key_mask is not None and cache is not None and cache.window:
             key_mask = key_mask[..., -k.shape[-2] :]  # of those that the cache still has
         if self.kind == "linear":
             y, weights = self._linearly(q, k, v, mask, key_mask, causal, return_weights)
         else:
             mask = self._masks(mask, key_mask, (*key.shape[:-2], k.shape[-2]))
-            dropout_p, blockwise = (
-                self.dropout if self.training else 0.0,
-                {"dense": False, "blockwise": True}.get(self.kind),
-            )
+            dropout_p = self.dropout if self.training else 0.0
+            blockwise = {"dense": False, "blockwise": True}.get(self.kind)
             options: dict[str, Any] = {"causal": causal, "distance_bias": along, "window": self.window}
             y = ops.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout_p, blockwise=blockwise, **options)
             weights = ops.attention_weights(q, k, mask, **options) if return_weights else None

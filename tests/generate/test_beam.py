@@ -8,6 +8,7 @@ import pytest
 import minitransformer as mt
 from minitransformer import generate, ops
 from minitransformer.data import BOS, EOS
+from minitransformer.generate.beam import _search
 from minitransformer.models import GPT2, GPT2Config, Transformer, TransformerConfig
 from tests.oracles import gpt2_state, shaken
 
@@ -74,6 +75,38 @@ def test_a_few_beams_find_what_greedy_misses():
         for beams in (1, 8)
     )
     assert (found > greedy + 1e-5).sum() > 40 and (found < greedy - 1e-5).sum() < 10
+
+
+class Dear:
+    """A reader of a language in which a text ends with 1 or 2 at once, or pays for a 0 and goes on with 0 for free."""
+
+    def __init__(self):
+        self.rows, self.asked = [[]], 0
+
+    def scores(self):
+        self.asked += 1
+        return np.log([[0.1, 0.45, 0.45] if not row else [1.0, 1e-9, 1e-9] for row in self.rows])
+
+    def written(self, row):
+        return list(self.rows[row])
+
+    def select(self, rows):
+        self.rows = [list(self.rows[i]) for i in rows]
+
+    def append(self, tokens):
+        for row, token in zip(self.rows, tokens, strict=True):
+            row.append(token)
+
+
+@pytest.mark.parametrize(
+    "penalty, longest, best, steps", [(1.0, 4, [0] * 4, 4), (1.0, 2, [], 1), (0.0, 4, [], 1), (-1.0, 4, [], 1)]
+)
+def test_a_search_ends_when_nothing_better_can_come_and_no_sooner(penalty, longest, best, steps):
+    """ln 0.1 = −2.3 is worse than ln 0.45 = −0.8, but not over four tokens: −0.58; over two it is −1.15."""
+    reader = Dear()
+    (found,) = _search(reader, longest, 2, {1, 2}, penalty)
+    assert found[0].ids == best and len(found) == 2
+    assert reader.asked == steps
 
 
 @pytest.mark.parametrize("positions, kv_heads", [("learned", 0), ("rotary", 2), ("alibi", 0), ("relative", 1)])

@@ -196,3 +196,20 @@ def test_a_window_holds_something():
     with pytest.raises(ValueError, match="at least the query's own key; got 0"):
         nn.KVCache(window=0)
     assert nn.LayerCache(window=5).past.window == 5 and nn.LayerCache().memory.window is None
+
+
+def test_a_key_mask_speaks_of_all_that_was_read_also_where_a_window_has_dropped_some(rng):
+    """Token by token, where a cache of W keys is all of a window, against a full forward with that window as a mask."""
+    mt.manual_seed(0)
+    attention, window = nn.MultiHeadAttention(12, 3).eval(), 4
+    x, real = rng.standard_normal((2, 9, 12)).astype("float32"), np.ones((2, 9), dtype=bool)
+    real[1, :6] = False
+    x, key_mask, cache, rows = mt.tensor(x), mt.tensor(real).data, nn.KVCache(window=window), []
+    near = mt.tensor(np.arange(9)[None, :] > np.arange(9)[:, None] - window).data
+    with mt.no_grad():
+        full = attention(x, mask=near, key_mask=key_mask, causal=True).numpy()
+        for i in range(9):
+            rows.append(attention(x[:, i : i + 1], key_mask=key_mask[:, : i + 1], causal=True, cache=cache).numpy())
+        np.testing.assert_allclose(np.concatenate(rows, axis=1), full, atol=1e-5)
+        with pytest.raises(ValueError, match="one value for each key"):
+            attention(x[:, :1], key_mask=key_mask, cache=nn.KVCache())
