@@ -165,6 +165,7 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool, ranks: Any = No
     if not result:  # another rank writes
         return result
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [line for line in log if "left_out" not in line]  # a spike's own line; its step may have another
     curve = [line["step"] for line in log], [line["loss"] for line in log]
     checked = [line for line in log if "validation_loss" in line]
     validation = [line["step"] for line in checked], [line["validation_loss"] for line in checked]
@@ -187,6 +188,10 @@ def _summary(result: dict[str, Any], folder: Path) -> list[str]:
         lines.append(
             f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
         )
+    if result.get("left_out"):
+        lines.append(f"steps left out, as their loss leapt: {result['left_out']} (left_out in metrics.jsonl)")
+    kilobytes = [f"{result[name] / 1000:,.1f} kB" for name in ("parameter_bytes", "optimizer_bytes")]
+    lines.append(f"parameters: {kilobytes[0]}   state of the optimizer: {kilobytes[1]}")
     lines += [f"{source} → {output}" for source, output in result["examples"]]
     return [*lines, f"run: {folder} (config.json, metrics.jsonl, result.json, checkpoint/, figures/)"]
 
@@ -197,7 +202,11 @@ def run_translate(arguments: argparse.Namespace) -> int:
     texts = arguments.source or [line.strip() for line in _stdin() if line.strip()]
     if not texts:
         raise ValueError("translate needs a text; got none; write it after the options, or pipe lines in")
-    outputs = task.translate(texts)
+    if arguments.beams == 1 and arguments.length_penalty != 1:
+        raise ValueError(
+            f"a length penalty compares beams; got {arguments.length_penalty} and one beam; write --beams 4, too"
+        )
+    outputs = task.translate(texts, beams=arguments.beams, length_penalty=arguments.length_penalty)
     _show({"translations": list(map(list, zip(texts, outputs, strict=True)))}, arguments.json, outputs)
     return 0
 
@@ -225,15 +234,23 @@ def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
-    """Continue a prompt with a language model."""
+    """Continue the prompts given, or the lines of standard input, with a language model."""
     task = _load(arguments, sequences=False)
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise ValueError(
             "generate needs tokens >= 1 and temperature >= 0; "
             f"got {arguments.tokens} and {arguments.temperature}; write --tokens 100"
         )
-    text = task.write(arguments.prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed or 0)
-    _show({"text": text}, arguments.json, [text])
+    if arguments.stop == "":
+        raise ValueError("a text to stop at has at least one character; got an empty one; leave --stop out")
+    prompts = arguments.prompt or [line for line in _stdin() if line.strip()]
+    if not prompts:
+        raise ValueError("generate needs a prompt; got none; write --prompt 'The ', or pipe lines in")
+    texts = task.write(
+        prompts, arguments.tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed or 0,
+        arguments.repetition_penalty, arguments.stop or "",
+    )  # fmt: skip
+    _show({"text": texts[0], "texts": texts}, arguments.json, texts)
     return 0
 
 
@@ -398,9 +415,12 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time a step beside the peers that are installed, over sizes, or by its terms; write the figures and a picture."""
+    """Time a step or decoding beside installed peers, or a step over sizes or by its terms; or measure techniques.
+
+    Figures and a picture go into the folder of a run.
+    """
     from . import checkpoint
-    from .bench import attention, profile, run, scaling
+    from .bench import attention, decoding, profile, run, scaling, stability
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -409,10 +429,15 @@ def run_bench(arguments: argparse.Namespace) -> int:
     quick = arguments.quick
     if arguments.out:
         _check_new(Path(arguments.out))  # before minutes of timing, not after
-    if arguments.what == "scaling":
+    if arguments.what == "stability":
+        if arguments.peers or arguments.config or arguments.rounds:
+            raise ValueError("bench stability has models of its own; got other options too; write bench stability")
+        what: Any = stability
+        result = stability.stability(*((8, 40, 1) if quick else (stability.LAYERS, 300, 3)), progress)
+    elif arguments.what == "scaling":
         if arguments.peers or arguments.config or arguments.rounds:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
-        what: Any = scaling
+        what = scaling
         result = scaling.scaling(1 if quick else 9, progress)
     elif arguments.what == "attention":
         if arguments.peers or arguments.config or arguments.rounds:
@@ -426,8 +451,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         result = profile.profiles(arguments.config, 8 if quick else 60, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
-        what = run
-        result = run.bench(arguments.peers, arguments.config, rounds, progress)
+        what, measure = (decoding, decoding.decoding) if arguments.what == "decoding" else (run, run.bench)
+        result = measure(arguments.peers, arguments.config, rounds, progress)
     folder = _new_run("bench", arguments.out)
     checkpoint.write_json(folder / "result.json", result)
     what.draw(result, folder / "figures" / f"{arguments.what}.png")
@@ -484,16 +509,35 @@ def build_parser() -> argparse.ArgumentParser:
     _training(train)
 
     translate = command(
-        "translate", "translate texts, or lines of standard input", "translate --model runs/numbers-001 eighty-seven"
+        "translate",
+        "translate texts, or lines of standard input",
+        "translate --model runs/numbers-001 eighty-seven\n"
+        "  minitransformer translate --model runs/translate-001 --beams 4 --length-penalty 0.6 < lines.txt",
     )
     translate.add_argument("source", nargs="*", help="texts; without any, lines of standard input")
+    translate.add_argument("--beams", type=int, default=1, help="how many beams to search with (default: 1, greedy)")
+    translate.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="A",
+        help="beams are compared by ln p / length^A; greater favours longer texts (default: 1)",
+    )  # fmt: skip
     generate = command(
-        "generate", "continue a text with a language model", "generate --model runs/lm-001 --prompt 'The '"
+        "generate",
+        "continue texts with a language model",
+        "generate --model runs/lm-001 --prompt 'The ' --top-p 0.9 --stop '.'\n"
+        "  minitransformer generate --model runs/lm-001 --temperature 0 < prompts.txt",
     )
-    generate.add_argument("--prompt", required=True)
+    generate.add_argument("--prompt", action="append", help="may come several times; without, lines of standard input")
     generate.add_argument("--tokens", type=int, default=100, help="how many tokens to write (default: 100)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     generate.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest, 0 for all (default: 40)")
+    generate.add_argument(
+        "--top-p", type=float, default=1.0, help="draw among the likeliest that have this share together (default: 1)"
+    )
+    generate.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R",
+        help="above 1: what a text already has becomes less likely (default: 1)",
+    )  # fmt: skip
+    generate.add_argument("--stop", metavar="TEXT", help="end a text before this")
     attend = command(
         "attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1"
     )
@@ -530,9 +574,10 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    timing.add_argument("what", nargs="?", choices=("step", "scaling", "profile", "attention"), default="step")
+    kinds = ("step", "decoding", "attention", "stability", "scaling", "profile")
+    timing.add_argument("what", nargs="?", choices=kinds, default="step", help="default: step")
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
-    timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
+    timing.add_argument("--config", help="reversal,gpt-small,gpt-large; of decoding small,gpt2-small (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")
     timing.add_argument("--quick", action="store_true", help="two rounds, to see it work")
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")

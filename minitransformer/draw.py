@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -203,6 +204,52 @@ def log_log(
     return figure
 
 
+def gradient_norms(
+    panels: dict[str, dict[str, tuple[Any, Any]]], path: str | os.PathLike[str] | None = None, title: str | None = None,
+    across: dict[str, str] | None = None,
+) -> Figure:  # fmt: skip
+    """Draw norms of gradients on a logarithmic axis, against the layer or the training step.
+
+    panels: title → curve → (x, norms), each (N,)    across: title → what x is, where it is not the layer
+
+    A line that falls towards the first layer vanishes, one that rises towards it explodes. Panels have scales of their
+    own. A norm of 0 has no place on the axis: the line has a gap there, and the JSON has the 0.
+    Raises ValueError for shapes that do not fit, x that does not increase, NaN, infinity or a norm below 0;
+    TypeError for what is no number; RuntimeError without matplotlib.
+    """
+    checked = {
+        panel: {name: _checked_norms(f"{panel}, {name}: ", *curve) for name, curve in curves.items()}
+        for panel, curves in panels.items()
+    }
+    colours = ("#08519c", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666")
+    wide = min(3, len(panels))
+    high = -(-len(panels) // wide)
+    with _style() as new_figure:
+        figure = new_figure(figsize=(4.9 * wide, 5.2 * high), layout="constrained")
+        grid = figure.subplots(high, wide, squeeze=False).ravel()
+        for axes, (panel, curves) in zip(grid, checked.items(), strict=False):
+            widths = np.linspace(3.4, 1.2, len(curves))  # where lines lie upon one another, the lower one looks out
+            for colour, width, (name, (x, y)) in zip(itertools.cycle(colours), widths, curves.items(), strict=False):
+                shown = np.where(y > 0, y, np.nan)
+                axes.plot(x, shown, "o-", color=colour, label=name, linewidth=width, markersize=width + 1.4)
+            _dress_norms(axes, np.concatenate([y for _, y in curves.values()]))
+            axes.set_title(panel, fontsize=12, parse_math=False)
+            axes.set_xlabel((across or {}).get(panel, "layer (1 is next to the input)"), fontsize=10)
+        for axes in grid[len(checked) :]:
+            axes.set_visible(False)
+        for axes in grid[::wide]:
+            axes.set_ylabel("norm of the gradient", fontsize=10)
+        if title:
+            figure.suptitle(str(title), fontsize=14, parse_math=False)
+        if path is not None:
+            values = {
+                panel: {name: [_significant(x), _significant(y)] for name, (x, y) in curves.items()}
+                for panel, curves in checked.items()
+            }
+            _save(figure, path, {"figure": "gradient_norms", "title": title, "across": across, "panels": values})
+    return figure
+
+
 def attention_effects(
     rows: list[dict[str, Any]],
     lengths: dict[str, tuple[list[int], list[float | None]]],
@@ -389,6 +436,21 @@ def _checked_curve(which: str, steps: Any, losses: Any) -> tuple[np.ndarray, np.
     return x, y
 
 
+def _checked_norms(which: str, x: Any, norms: Any) -> tuple[np.ndarray, np.ndarray]:
+    at, y = _numbers(f"{which}x", np.asarray(x)), _numbers(f"{which}norms", norms)
+    if at.ndim != 1 or at.shape != y.shape or at.size == 0:
+        raise ValueError(
+            f"{which}x and norms must be two lists of one length N ≥ 1; got shapes {at.shape} and {y.shape}; "
+            "write one norm for each layer or step"
+        )
+    if (np.diff(at) <= 0).any() or y.min() < 0:
+        raise ValueError(
+            f"{which}x must increase and norms be at least 0; got x from {at.min():g} to {at.max():g} and a least norm "
+            f"of {y.min():g}; write each layer or step once, in order"
+        )
+    return at, y
+
+
 # ---- the pieces of a picture
 
 
@@ -560,7 +622,33 @@ def _dress_curve(axes: Axes, losses: np.ndarray) -> None:
     axes.legend(frameon=False, fontsize=11)
 
 
+def _dress_norms(axes: Axes, norms: np.ndarray) -> None:
+    """Set a logarithmic scale with few labels, and the legend below, where it hides no line."""
+    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.transforms import ScaledTranslation
+
+    axes.set_yscale("log")
+    positive = norms[norms > 0]
+    if len(positive):  # at least two decades, so that what is flat looks flat
+        middle, half = np.log10(positive.min() * positive.max()) / 2, np.log10(positive.max() / positive.min()) / 2
+        half = max(1.1, 1.08 * half)
+        axes.set_ylim(10 ** (middle - half), 10 ** (middle + half))
+    axes.yaxis.set_major_locator(LogLocator(numticks=9))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=9)
+    axes.grid(color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    below = axes.transAxes + ScaledTranslation(0, -0.55, axes.figure.dpi_scale_trans)  # inches: ticks and the name of x
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    axes.legend(frameon=False, fontsize=9, borderaxespad=0, **place)
+
+
 # ---- what is kept
+
+
+def _significant(array: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in array]
 
 
 def _rounded(array: np.ndarray) -> Any:

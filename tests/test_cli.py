@@ -63,8 +63,24 @@ def test_the_command_alone_trains_reversal_and_leaves_a_run(call, elsewhere):
         for ending in ("png", "svg", "json"):
             assert (run / "figures" / f"{figure}.{ending}").stat().st_size > 100
     assert "exact match on 32 held-out sequences" in out and "0 1 2 3 4 5 6 7 → " in out and "runs/reversal-001" in out
-    assert {"exact_match", "loss", "steps", "seconds"} <= set(json.loads((run / "result.json").read_text()))
+    result = json.loads((run / "result.json").read_text())
+    assert {"exact_match", "loss", "steps", "seconds"} <= set(result)
+    assert result["optimizer_bytes"] == 2 * result["parameter_bytes"] > 1000
+    kilobytes = result["parameter_bytes"] / 1000
+    assert f"parameters: {kilobytes:,.1f} kB   state of the optimizer: {2 * kilobytes:,.1f} kB" in out
     assert call(*SMALL)[0] == 0 and (elsewhere / "runs" / "reversal-002").is_dir()
+
+
+def test_steps_left_out_are_told_and_do_not_disturb_the_loss_curve(call, elsewhere):
+    """Hardly anything is learned at this rate, and so about one loss in six lies a deviation above the others."""
+    words = ["--set=spike=1", "--set=learning_rate=1e-6", "--set=log_every=1", *SMALL[:-1], "--set=steps=40"]
+    status, out, err = call("--out", "r", *words)
+    assert status == 0, err
+    lines = [json.loads(line) for line in (elsewhere / "r/metrics.jsonl").read_text().splitlines()]
+    left_out = [line for line in lines if "left_out" in line]
+    assert left_out and f"steps left out, as their loss leapt: {len(left_out)} " in out
+    assert set(left_out[0]) == {"step", "loss", "leap", "left_out", "growth"} and left_out[0]["step"] > 20
+    assert json.loads((elsewhere / "r/figures/loss.json").read_text())["steps"] == list(range(1, 41))
 
 
 def test_json_is_one_object_and_nothing_else(call):
@@ -132,14 +148,55 @@ def test_attend_draws_any_layer_and_head_with_the_tokens_as_labels(numbers, call
     assert values["rows"] == ["ein", "und", "zwanzig", "<eos>"]
 
 
-def test_a_language_model_is_trained_and_writes(call, elsewhere):
+@pytest.fixture
+def language(call, elsewhere):
     (elsewhere / "t.txt").write_text("the cat sat on the mat. " * 60)
     options = ["--set=max_length=16", "--set=tokens=char", *SMALL]
     assert call("train", "lm", "--text", "t.txt", "--out", "l", *options)[0] == 0
+    return "l"
+
+
+def test_a_language_model_is_trained_and_writes(language, call):
     status, out, _ = call("generate", "--model", "l", "--prompt", "the ", "--tokens", 5)
     assert status == 0 and out.startswith("the ")
     assert call("generate", "--model", "l", "--prompt", "the ", "--tokens", 5)[1] == out  # seed 0 each time
+    assert call("generate", "--model", "l", "--prompt", "the ", "--tokens", 5, "--seed", 1)[1] != out
     assert call("attend", "--model", "l", "the cat")[0] == 0
+
+
+def test_several_prompts_are_continued_at_once(language, call):
+    prompts = ["the cat ", "a", "on the mat. the"]
+    each = [call("generate", "--model", "l", "--temperature", 0, "--tokens", 6, "--prompt", p)[1] for p in prompts]
+    repeated = [word for p in prompts for word in ("--prompt", p)]
+    status, out, _ = call("generate", "--model", "l", "--temperature", 0, "--tokens", 6, *repeated)
+    assert status == 0 and out == "".join(each)
+    lines = "\n\n".join(prompts)
+    assert shell("generate", "--model", "l", "--temperature", 0, "--tokens", 6, input=lines).stdout == out
+    _, out, _ = call("generate", "--model", "l", "--temperature", 0, "--tokens", 6, "--json", *repeated)
+    assert json.loads(out)["texts"] == [text.removesuffix("\n") for text in each]
+
+
+def test_generate_stops_penalises_and_keeps_a_nucleus(language, call):
+    def write(*options):
+        status, out, err = call("generate", "--model", "l", "--prompt", "the cat", "--tokens", 12, "--json", *options)
+        assert status == 0, err
+        return json.loads(out)["text"]
+
+    free = write("--seed", 3)
+    stop = free[10:12]  # two characters, and so two tokens
+    assert write("--seed", 3, "--stop", stop) == "the cat" + free[7:].split(stop)[0]
+    assert write("--seed", 3, "--top-p", 1e-6) == write("--temperature", 0) != free
+    assert write("--temperature", 0, "--repetition-penalty", 9) != write("--temperature", 0)
+
+
+def test_translate_searches_with_beams(numbers, call):
+    greedy, one, four = (
+        call("translate", "--model", "n", "twenty-one", "two", *options)
+        for options in ([], ["--beams", 1], ["--beams", 4, "--length-penalty", -3])
+    )
+    assert greedy == one and four[0] == 0 and four[1].count("\n") == 2
+    shorter = [len(a.split()) <= len(b.split()) for a, b in zip(four[1].splitlines(), one[1].splitlines(), strict=True)]
+    assert all(shorter)
 
 
 def test_ctrl_c_then_resume(elsewhere):
@@ -256,6 +313,9 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(case, call, elsewh
         (["translate", "--model", "n", "one " * 40], "max_length=32"),
         (["translate", "--model", "n", " "], "at least one token"),
         (["generate", "--model", "n", "--prompt", "x"], "translate --model"),
+        (["translate", "--model", "n", "two", "--beams", "0"], "beams >= 1"),
+        (["translate", "--model", "n", "two", "--beams", "2", "--length-penalty", "nan"], "finite length penalty"),
+        (["translate", "--model", "n", "two", "--length-penalty", "2"], "write --beams 4"),
         (["attend", "--model", "n", "two", "--layer", "2"], "layers go from 1 to 1; got 2"),
         (["attend", "--model", "n", "two", "--head", "0"], "heads go from 1 to 2; got 0"),
         (["--out", "n", *SMALL], "n exists and is not empty"),
@@ -269,6 +329,29 @@ def test_bad_input_to_a_trained_run_is_answered_in_one_line(arguments, text, num
     status, out, err = call(*arguments)
     assert (status, out) == (2, "") and err.count("\n") == 1 and text in err, err
     assert {p: p.stat().st_mtime_ns for p in elsewhere.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (["--top-p", "0"], "0 < top_p <= 1; got 40 and 0.0"),
+        (["--top-p", "1.5", "--temperature", "0"], "got 40 and 1.5"),
+        (["--top-k", "-1"], "top_k >= 0"),
+        (["--temperature", "-1"], "temperature >= 0"),
+        (["--repetition-penalty", "0"], "positive, 1 for none; got 0.0"),
+        (["--stop", ""], "leave --stop out"),
+        (["--prompt", ""], "a prompt has at least one token"),
+        (["--tokens", "0"], "tokens >= 1"),
+    ],
+)
+def test_bad_input_to_a_language_model_is_answered_in_one_line(options, text, language, call):
+    status, out, err = call("generate", "--model", "l", "--prompt", "the", *options)
+    assert (status, out) == (2, "") and err.count("\n") == 1 and text in err, err
+
+
+def test_no_prompt_at_all_is_answered_in_one_line(language):
+    done = shell("generate", "--model", "l", input="\n \n")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pipe lines in" in done.stderr
 
 
 def test_changed_data_is_noticed_on_resume(call, elsewhere):

@@ -63,7 +63,8 @@ def positions(kind: str, max_length: int, d_model: int) -> nn.Module:
 def attention_positions(kind: str, c: Any, causal: bool) -> nn.Module | None:
     """Make what self-attention knows positions by, one for all layers of a stack; None for the other kinds."""
     if kind == "rotary":
-        return nn.RotaryPositions(c.d_model // c.heads, c.max_length)
+        pairing, scaling = c.rotary_pairing, c.rotary_scaling
+        return nn.RotaryPositions(c.d_model // c.heads, c.max_length, pairing=pairing, scaling=scaling)
     if kind == "alibi":
         return nn.AlibiBias(c.heads)
     return nn.RelativeBias(c.heads, bidirectional=not causal) if kind == "relative" else None
