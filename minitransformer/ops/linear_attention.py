@@ -8,7 +8,7 @@ from typing import Any
 from ..backend import Array, namespace
 from ..tensor import as_array, primitive
 from .elementwise import where
-from .mask import causal_mask
+from .mask import boolean, causal_mask, check_attention
 from .shape import concatenate
 
 CHUNK = 64  # queries whose scores among themselves are made at once
@@ -33,14 +33,11 @@ def _features(q: Any, k: Any, key_mask: Any) -> tuple[Any, Any]:
 
 
 def _check(q: Any, k: Any, v: Any, key_mask: Any, causal: bool) -> None:
-    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
-        raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
+    check_attention(q, k, v)
     if causal and q.shape[-2] > k.shape[-2]:
         came = f"{q.shape[-2]} and {k.shape[-2]}"
         raise ValueError(f"causal linear attention needs at least a key for each query; got {came}; leave queries out")
-    if key_mask is not None and key_mask.dtype != bool:
-        raise TypeError(f"a mask is boolean, True = may look; got {key_mask.dtype}; write mask.astype(bool)")
+    boolean(key_mask)
 
 
 def _shares(mixed: Any, total: Any) -> Any:

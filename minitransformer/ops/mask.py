@@ -42,11 +42,13 @@ def boolean(mask: Any) -> Array | None:
     return mask
 
 
-def check_attention(q: Any, k: Any, v: Any, distance_bias: Any, window: int, dropout_p: float) -> None:
+def check_attention(q: Any, k: Any, v: Any, distance_bias: Any = None, window: int = 0, dropout_p: float = 0.0) -> None:
     """Raise ValueError for shapes and settings that attention has no meaning for."""
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
         raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
+    if not k.shape[-2]:
+        raise ValueError(f"attention needs at least a key; got k {tuple(k.shape)}; leave out what is empty")
     distances = q.shape[-2] + k.shape[-2] - 1
     if distance_bias is not None and distance_bias.shape[-1] != distances:
         came = f"{tuple(distance_bias.shape)} for {distances} distances"

@@ -174,5 +174,9 @@ def test_impossible_settings_get_one_line(settings, text, rng):
             op(q, q, q, **settings)
     with pytest.raises(ValueError, match="match K, and S"):
         ops.blockwise_attention(q, q[..., :3], q)
+        with pytest.raises(ValueError, match=r"at least a key; got k \(2, 3, 0, 4\)"):
+            op(q, q[..., :0, :], q[..., :0, :])
+    with pytest.raises(ValueError, match="at least a query"):
+        ops.blockwise_attention(q[..., :0, :], q, q)
     with pytest.raises(TypeError, match="a mask is boolean"):
         ops.blockwise_attention(q, q, q, np.ones((5, 5)))
