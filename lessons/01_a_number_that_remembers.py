@@ -7,6 +7,8 @@
 # Training a network is this question, asked again and again: the numbers are the weights, the result is the loss. In
 # this lesson we build the answer in about 40 lines of Python, for plain numbers. The library does the same for arrays
 # in [tensor.py](../minitransformer/tensor.py).
+#
+# [02 · Tensors and the tape →](02_tensors_and_the_tape.ipynb)
 
 # %%
 import itertools
@@ -295,7 +297,9 @@ assert ta.grad.item() == na.grad and tb.grad.item() == nb.grad
 
 
 # %%
-def quotient_slopes(a, b): ...  # return slope_a, slope_b
+def quotient_slopes(a, b):
+    """Return slope_a, slope_b."""
+    ...
 
 
 mt.lessons.check("01.1", quotient_slopes)
@@ -306,7 +310,9 @@ mt.lessons.check("01.1", quotient_slopes)
 
 
 # %%
-def tanh_slope(y): ...  # y: an array of results
+def tanh_slope(y):
+    """Return dy/dx; y: an array of results."""
+    ...
 
 
 mt.lessons.check("01.2", tanh_slope)
@@ -317,7 +323,9 @@ mt.lessons.check("01.2", tanh_slope)
 
 
 # %%
-def backward(tape): ...  # return grads, as long as tape
+def backward(tape):
+    """Return grads, as long as tape."""
+    ...
 
 
 mt.lessons.check("01.3", backward)

@@ -97,7 +97,9 @@ def _try(exercise: Exercise, function: Callable, seed: int, dtype: str | None = 
             result = exercise.run(function, *given)
         except (Exception, SystemExit) as error:
             raise _Trouble(_where(error, function)) from None
-    changed = [n for n, a, b in zip(exercise.arguments, inputs, given, strict=True) if not _unchanged(a, b)]
+    # Where `run` takes more than the function does, the names end before the inputs.
+    names = [*exercise.arguments, *[""] * len(inputs)]
+    changed = [n for n, a, b in zip(names, inputs, given, strict=False) if not _unchanged(a, b)]
     if result is None:
         raise _Trouble("nothing is returned", state="open")
     typed = [hasattr(value, "dtype") for value in _values(exercise, result)]
@@ -183,7 +185,8 @@ def _judge(exercise: Exercise, cases: list[_Case]) -> tuple[list[str], str]:
     wrong = next((case for case in cases if not _agree(case.got, case.expected, exercise.rtol)), None)
     lines = _differences(exercise, wrong) if wrong is not None else []
     if changed:
-        hint = f"the function changes its input {changed[0]}; others still need it: write y = x * 2 and not x *= 2."
+        hint = f"the function changes its input {changed[0]}".rstrip()
+        hint += ", which others still need: write y = x * 2 and not x *= 2."
         return [*lines, f"Hint: {hint}"], "changes its input"
     if wrong is None:
         return [], ""

@@ -153,7 +153,8 @@ def links(path: Path, source: Any, every: list[Path]) -> Iterator[str]:
     text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
     targets = [target.split("#")[0] for target in LINK.findall(text) if not target.startswith(("http", "#"))]
     for target in targets:
-        if not (path.parent / target).exists():
+        to_be_built = target.endswith(".ipynb") and (path.parent / target).with_suffix(".py").exists()
+        if not to_be_built and not (path.parent / target).exists():
             yield f"the link {target} leads nowhere; correct it"
     at = every.index(path)
     for other in (*every[max(at - 1, 0) : at], *every[at + 1 : at + 2]):
