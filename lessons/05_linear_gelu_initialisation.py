@@ -98,7 +98,7 @@ left.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# GELU has no kink, lets a little of the negative side through, and a slope that rises slightly above 1. tanh flattens
+# GELU has no kink, lets a little of the negative side through, and its slope rises slightly above 1. tanh flattens
 # to both sides: where it is flat, no gradient passes.
 #
 # GPT-2 computes GELU in another form, which avoids erf:
@@ -117,7 +117,8 @@ assert 4e-4 < apart.max() < 5e-4
 # %% [markdown]
 # ## What the bend buys
 #
-# Two layers of 32 shall follow a sine. Without a bend they are a straight line, as promised. With GELU they bend.
+# Two layers, with 32 numbers between them, are to follow a sine. Without a bend they make a straight line, as promised.
+# With GELU they follow.
 
 
 # %%
@@ -168,7 +169,7 @@ assert abs(measured / promised - 1) < 0.02
 # %% [markdown]
 # So a layer keeps the size of its signals if $\operatorname{Var}(w) = 1/D$. With a spread that is off by a factor, the
 # factor acts in every layer, and twenty layers raise it to the twentieth power. The same holds for gradients on their
-# way back. Watch both in a stack of 20 layers of width 128, with tanh between them or nothing.
+# way back. Here are both in a stack of 20 layers of width 128, with tanh between them or nothing.
 
 
 # %%
@@ -200,7 +201,7 @@ for axes, (title, lines) in zip(panels, curves.items()):
         axes.semilogy(y, label=f"{factor} / √D")
     axes.set(title=title, xlabel="layer", xticks=range(0, 21, 5))
 panels[0].set_ylabel("spread")
-panels[0].legend(frameon=False, title="spread of weights")
+panels[1].legend(frameon=False, title="spread of weights", loc="lower left")
 plt.show()
 
 # %% [markdown]
@@ -210,7 +211,7 @@ plt.show()
 # ## The library's choice
 #
 # Forwards, $\operatorname{Var}(w) = 1/D$ is wanted, where $D$ is the number of inputs; backwards, by the same argument,
-# $1/F$ with the number of outputs. Glorot and Bengio (2010) take the mean of the two numbers. `nn.Linear` draws evenly
+# $1/F$ with the number of outputs. Glorot and Bengio (2010) put the mean of $D$ and $F$ in their place. `nn.Linear` draws evenly
 # from an interval with this variance:
 #
 # $$ \operatorname{Var}(w) = \frac{2}{D + F} \qquad\Leftrightarrow\qquad

@@ -365,6 +365,19 @@ def run_lessons(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def run_figures(arguments: argparse.Namespace) -> int:
+    """Make the figures of the README and of the lessons anew."""
+    from . import figures
+
+    def progress(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    out, lessons = Path(arguments.out), Path(arguments.folder)
+    made = figures.make(arguments.name, out, lessons, arguments.seed or 0, progress=progress)
+    _show({"figures": [str(path) for path in made]}, arguments.json, [f"drawn: {path}" for path in made])
+    return 0
+
+
 def _common(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.add_argument("--backend", choices=("numpy", "cupy"), help="where arrays live (default: numpy)")
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")
@@ -448,8 +461,20 @@ def build_parser() -> argparse.ArgumentParser:
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")
     timing.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     timing.set_defaults(run=run_bench)
+    _figures(command("figures", "make the figures of README and lessons anew", "figures reversal"))
     _lessons(command("lessons", "build the notebooks of the lessons, or check them", "lessons build 06"))
     return parser
+
+
+def _figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="*", help="reversal, numbers (trained for it), lessons (run for it); default: all"
+    )
+    parser.add_argument("--out", metavar="FOLDER", default="figures", help="where figures go (default: figures)")
+    parser.add_argument("--folder", default="lessons", help="where the lessons lie (default: lessons)")
+    parser.add_argument("--seed", type=int, help="random seed of what is trained (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run_figures)
 
 
 def _lessons(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ def call(capsys, backend):
 
     def run(*arguments):
         words = [str(a) for a in arguments]
-        if backend == "cupy" and not {"--backend", "bench", "lessons", "--help"} & set(words):
+        if backend == "cupy" and not {"--backend", "bench", "lessons", "figures", "--help"} & set(words):
             words += ["--backend", "cupy"]
         try:
             status = cli.main(words)
@@ -235,6 +235,7 @@ CASES = {
     "resume and more": (["train", "--resume", "full", "--set=steps=9"], "give --resume RUN alone"),
     "no lessons here": (["lessons", "build"], "lessons has none; write --folder PATH/lessons"),
     "no such lesson": (["lessons", "check", "99", "--folder", str(LESSONS)], "got '99'; there are 01"),
+    "no such figure": (["figures", "loss"], "figures are reversal, numbers, lessons; got 'loss'"),
     "no such check": (["gradcheck", "batchnorm"], "'batchnorm', which none contains"),
 }  # fmt: skip
 
@@ -324,7 +325,8 @@ def test_a_disk_that_runs_full_keeps_the_last_checkpoint(elsewhere):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"], ["lessons"]]
+    "command",
+    [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"], ["lessons"], ["figures"]],
 )
 def test_help_has_an_example(command, call):
     status, out, _ = call(*command, "--help")
