@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import importlib.util
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -163,6 +165,7 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool, ranks: Any = No
     if not result:  # another rank writes
         return result
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [line for line in log if "left_out" not in line]  # a spike's own line; its step may have another
     curve = [line["step"] for line in log], [line["loss"] for line in log]
     checked = [line for line in log if "validation_loss" in line]
     validation = [line["step"] for line in checked], [line["validation_loss"] for line in checked]
@@ -185,6 +188,10 @@ def _summary(result: dict[str, Any], folder: Path) -> list[str]:
         lines.append(
             f"held-out text: {result['validation_loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte"
         )
+    if result.get("left_out"):
+        lines.append(f"steps left out, as their loss leapt: {result['left_out']} (left_out in metrics.jsonl)")
+    kilobytes = [f"{result[name] / 1000:,.1f} kB" for name in ("parameter_bytes", "optimizer_bytes")]
+    lines.append(f"parameters: {kilobytes[0]}   state of the optimizer: {kilobytes[1]}")
     lines += [f"{source} → {output}" for source, output in result["examples"]]
     return [*lines, f"run: {folder} (config.json, metrics.jsonl, result.json, checkpoint/, figures/)"]
 
@@ -195,7 +202,11 @@ def run_translate(arguments: argparse.Namespace) -> int:
     texts = arguments.source or [line.strip() for line in _stdin() if line.strip()]
     if not texts:
         raise ValueError("translate needs a text; got none; write it after the options, or pipe lines in")
-    outputs = task.translate(texts)
+    if arguments.beams == 1 and arguments.length_penalty != 1:
+        raise ValueError(
+            f"a length penalty compares beams; got {arguments.length_penalty} and one beam; write --beams 4, too"
+        )
+    outputs = task.translate(texts, beams=arguments.beams, length_penalty=arguments.length_penalty)
     _show({"translations": list(map(list, zip(texts, outputs, strict=True)))}, arguments.json, outputs)
     return 0
 
@@ -223,15 +234,23 @@ def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
-    """Continue a prompt with a language model."""
+    """Continue the prompts given, or the lines of standard input, with a language model."""
     task = _load(arguments, sequences=False)
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise ValueError(
             "generate needs tokens >= 1 and temperature >= 0; "
             f"got {arguments.tokens} and {arguments.temperature}; write --tokens 100"
         )
-    text = task.write(arguments.prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed or 0)
-    _show({"text": text}, arguments.json, [text])
+    if arguments.stop == "":
+        raise ValueError("a text to stop at has at least one character; got an empty one; leave --stop out")
+    prompts = arguments.prompt or [line for line in _stdin() if line.strip()]
+    if not prompts:
+        raise ValueError("generate needs a prompt; got none; write --prompt 'The ', or pipe lines in")
+    texts = task.write(
+        prompts, arguments.tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed or 0,
+        arguments.repetition_penalty, arguments.stop or "",
+    )  # fmt: skip
+    _show({"text": texts[0], "texts": texts}, arguments.json, texts)
     return 0
 
 
@@ -239,7 +258,8 @@ def run_attend(arguments: argparse.Namespace) -> int:
     """Draw attention heatmaps of any layer and head for a text, or a pair."""
     import numpy as np
 
-    from . import draw
+    from . import draw, tasks
+    from .views.heads import head_view
 
     task = _load(arguments)
     weights, columns, rows = task.attention(arguments.source, arguments.target)
@@ -248,12 +268,11 @@ def run_attend(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"this model has {', '.join(weights)} attention; got {arguments.kind!r}; write --kind {next(iter(weights))}"
         )
-    source_side, target_side = columns, ["<bos>", *rows[:-1]]
-    rows, columns = {"encoder": (source_side,) * 2, "decoder": (target_side,) * 2, "cross": (rows, source_side)}[
-        arguments.kind
-    ]
+    target_side = ["<bos>", *rows[:-1]]
+    sides = {"encoder": (columns, columns), "decoder": (target_side, target_side), "cross": (rows, columns)}
     if len(weights) == 1:
-        rows = columns = source_side
+        sides = {name: (columns, columns) for name in weights}
+    rows, columns = sides[arguments.kind]
     grid = np.stack(weights[arguments.kind])
     layers, heads = grid.shape[:2]
     for name, chosen, count in (("layer", arguments.layer, layers), ("head", arguments.head, heads)):
@@ -265,17 +284,110 @@ def run_attend(arguments: argparse.Namespace) -> int:
     path = folder / ("-".join(["attend", arguments.kind, *parts]).replace(" ", "") + ".png")
     grid = grid[slice(None) if arguments.layer is None else slice(arguments.layer - 1, arguments.layer)]
     grid = grid[:, slice(None) if arguments.head is None else slice(arguments.head - 1, arguments.head)]
+    allowed = tasks.may_look(task.config, arguments.kind, len(rows), len(columns))
     if grid.shape[:2] == (1, 1):
-        draw.attention_heatmap(grid[0, 0], rows, columns, path, ", ".join([f"{arguments.kind} attention", *parts]))
+        title = ", ".join([f"{arguments.kind} attention", *parts])
+        draw.attention_heatmap(grid[0, 0], rows, columns, path, title, allowed)
     else:
         first = (arguments.layer or 1, arguments.head or 1)
-        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", first=first)
-    _show(
-        {"figure": str(path), "rows": list(rows), "columns": list(columns)},
-        arguments.json,
-        [f"drawn: {path} (and .svg, .json)"],
-    )
+        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", allowed, first)
+    result: dict[str, Any] = {"figure": str(path), "rows": list(rows), "columns": list(columns)}
+    lines: list[str] = []
+    if arguments.html:
+        page = folder / "attend.html"
+        order = sorted(weights, key=lambda name: name != arguments.kind)  # the one asked for is shown first
+        head_view(
+            {name: (np.stack(weights[name]), *sides[name]) for name in order},
+            page,
+            f"attention of {Path(arguments.model).name}",
+        )
+        result |= {"page": str(page), "bytes": page.stat().st_size}
+        lines = [f"written: {page} ({page.stat().st_size / 1e6:.2f} MB, all layers and heads, opens in any browser)"]
+    _show(result, arguments.json, [f"drawn: {path} (and .svg, .json)", *lines])
     return 0
+
+
+def run_step(arguments: argparse.Namespace) -> int:
+    """Step through an example, a function of the user's, or the loss of a trained model, forwards and backwards."""
+    from . import backend
+    from .trace import trace
+
+    fn = _to_step_through(arguments)
+    backend.manual_seed(arguments.seed or 0)
+    record = trace(fn)
+    files: list[dict[str, Any]] = []
+    for kind in ("html", "svg", "dot"):
+        if getattr(arguments, kind):
+            path = Path(getattr(arguments, kind))
+            getattr(record, kind)(path)
+            files.append({"path": str(path), "bytes": path.stat().st_size})
+    if arguments.json or files:
+        result = {**record.to_json(), "files": files} if arguments.json else {}
+        _show(result, arguments.json, [f"written: {f['path']} ({f['bytes'] / 1e6:.2f} MB)" for f in files])
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        _turn_pages(record.pages(shutil.get_terminal_size().columns))
+    else:
+        print(record.text(), end="")
+    return 0
+
+
+def _to_step_through(arguments: argparse.Namespace) -> Any:
+    """Return the function that is asked for; it takes nothing."""
+    from . import backend, examples
+
+    backend.set_backend(arguments.backend or "numpy")
+    if arguments.model:
+        if arguments.file or not arguments.what:
+            raise ValueError("step --model takes a text, and no --file; write step --model RUN eighty-seven")
+        task = _load(arguments)
+        batch = task.batch_of(arguments.what, arguments.target)
+
+        def loss() -> Any:
+            return task.loss(*batch)[0]
+
+        return loss
+    if arguments.file:
+        return _function_of(arguments.file)
+    name = arguments.what or "attention"
+    if name not in examples.EXAMPLES or arguments.target:
+        known = ", ".join(examples.EXAMPLES)
+        raise ValueError(f"the examples are {known}; got {name!r}; write step attention, or --file FILE:FUNCTION")
+    return examples.EXAMPLES[name]
+
+
+def _function_of(place: str) -> Any:
+    """Return the function that FILE:FUNCTION names, having run the file as Python does."""
+    file, _, name = place.rpartition(":")
+    path = Path(file)
+    if not path.is_file() or not name:
+        raise ValueError(f"--file takes FILE:FUNCTION; got {place!r}, which is none; write --file lesson.py:loss")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--file takes a file of Python; got {file!r}; write --file lesson.py:{name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # so that it finds its neighbours
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"{file} has to define {name}; it has no such function; write --file {file}:NAME")
+    return found
+
+
+def _turn_pages(pages: list[str]) -> None:
+    """Show pages one by one, as the reader asks for them."""
+    at = 0
+    while 0 <= at < len(pages):
+        print(f"{pages[at]}\n", flush=True)
+        try:
+            asked = input(f"{at + 1}/{len(pages)}  Enter: next   b: back   a number: that one   q: quit  ").strip()
+        except EOFError:
+            return
+        if asked == "q":
+            return
+        at = max(at - 1, 0) if asked == "b" else min(int(asked), len(pages)) - 1 if asked.isdigit() else at + 1
 
 
 def run_gradcheck(arguments: argparse.Namespace) -> int:
@@ -303,9 +415,12 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time a step beside the peers that are installed, over sizes, or by its terms; write the figures and a picture."""
+    """Time a step or decoding beside installed peers, or a step over sizes or by its terms; or measure techniques.
+
+    Figures and a picture go into the folder of a run.
+    """
     from . import checkpoint
-    from .bench import attention, profile, run, scaling
+    from .bench import attention, decoding, profile, run, scaling, stability
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -314,10 +429,15 @@ def run_bench(arguments: argparse.Namespace) -> int:
     quick = arguments.quick
     if arguments.out:
         _check_new(Path(arguments.out))  # before minutes of timing, not after
-    if arguments.what == "scaling":
+    if arguments.what == "stability":
+        if arguments.peers or arguments.config or arguments.rounds:
+            raise ValueError("bench stability has models of its own; got other options too; write bench stability")
+        what: Any = stability
+        result = stability.stability(*((8, 40, 1) if quick else (stability.LAYERS, 300, 3)), progress)
+    elif arguments.what == "scaling":
         if arguments.peers or arguments.config or arguments.rounds:
             raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
-        what: Any = scaling
+        what = scaling
         result = scaling.scaling(1 if quick else 9, progress)
     elif arguments.what == "attention":
         if arguments.peers or arguments.config or arguments.rounds:
@@ -331,8 +451,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         result = profile.profiles(arguments.config, 8 if quick else 60, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
-        what = run
-        result = run.bench(arguments.peers, arguments.config, rounds, progress)
+        what, measure = (decoding, decoding.decoding) if arguments.what == "decoding" else (run, run.bench)
+        result = measure(arguments.peers, arguments.config, rounds, progress)
     folder = _new_run("bench", arguments.out)
     checkpoint.write_json(folder / "result.json", result)
     what.draw(result, folder / "figures" / f"{arguments.what}.png")
@@ -425,16 +545,35 @@ def build_parser() -> argparse.ArgumentParser:
     _training(train)
 
     translate = command(
-        "translate", "translate texts, or lines of standard input", "translate --model runs/numbers-001 eighty-seven"
+        "translate",
+        "translate texts, or lines of standard input",
+        "translate --model runs/numbers-001 eighty-seven\n"
+        "  minitransformer translate --model runs/translate-001 --beams 4 --length-penalty 0.6 < lines.txt",
     )
     translate.add_argument("source", nargs="*", help="texts; without any, lines of standard input")
+    translate.add_argument("--beams", type=int, default=1, help="how many beams to search with (default: 1, greedy)")
+    translate.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="A",
+        help="beams are compared by ln p / length^A; greater favours longer texts (default: 1)",
+    )  # fmt: skip
     generate = command(
-        "generate", "continue a text with a language model", "generate --model runs/lm-001 --prompt 'The '"
+        "generate",
+        "continue texts with a language model",
+        "generate --model runs/lm-001 --prompt 'The ' --top-p 0.9 --stop '.'\n"
+        "  minitransformer generate --model runs/lm-001 --temperature 0 < prompts.txt",
     )
-    generate.add_argument("--prompt", required=True)
+    generate.add_argument("--prompt", action="append", help="may come several times; without, lines of standard input")
     generate.add_argument("--tokens", type=int, default=100, help="how many tokens to write (default: 100)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     generate.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest, 0 for all (default: 40)")
+    generate.add_argument(
+        "--top-p", type=float, default=1.0, help="draw among the likeliest that have this share together (default: 1)"
+    )
+    generate.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R",
+        help="above 1: what a text already has becomes less likely (default: 1)",
+    )  # fmt: skip
+    generate.add_argument("--stop", metavar="TEXT", help="end a text before this")
     attend = command(
         "attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1"
     )
@@ -446,16 +585,35 @@ def build_parser() -> argparse.ArgumentParser:
     attend.add_argument("--layer", type=int, help="one layer, from 1 (default: all)")
     attend.add_argument("--head", type=int, help="one head, from 1 (default: all)")
     attend.add_argument("--out", metavar="FOLDER", help="where figures go (default: the run's figures/)")
+    attend.add_argument(
+        "--html", action="store_true", help="write attend.html too: all heads, with lines between tokens"
+    )
     for sub, run in ((translate, run_translate), (generate, run_generate), (attend, run_attend)):
         sub.add_argument("--model", required=True, metavar="RUN", help="the folder of a trained run")
         _common(sub, run)
+    step = command(
+        "step", "step through a computation, forwards and backwards",
+        "step attention\n  minitransformer step layer --html layer.html\n"
+        "  minitransformer step --file lesson.py:loss\n"
+        "  minitransformer step --model runs/numbers-001 eighty-seven --html loss.html",
+    )  # fmt: skip
+    step.add_argument("what", nargs="?", help="attention (default), neuron, broadcast, softmax, layer_norm, layer; "
+                      "with --model a text")  # fmt: skip
+    step.add_argument("target", nargs="?", help="with --model: the text to be written (default: the model's own)")
+    step.add_argument("--file", metavar="FILE:FUNCTION", help="a function of yours that gives a Tensor and needs no "
+                      "arguments; arrays among its defaults become leaves")  # fmt: skip
+    step.add_argument("--model", metavar="RUN", help="a trained run: the loss of a text, or a pair")
+    for kind, about in (("html", "a page to step through"), ("svg", "the tape"), ("dot", "the tape for Graphviz")):
+        step.add_argument(f"--{kind}", metavar="FILE", help=f"write {about} to a file, and no text")
+    _common(step, run_step)
     check = command("gradcheck", "check every op and module against finite differences", "gradcheck layer_norm")
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    timing.add_argument("what", nargs="?", choices=("step", "scaling", "profile", "attention"), default="step")
+    kinds = ("step", "decoding", "attention", "stability", "scaling", "profile")
+    timing.add_argument("what", nargs="?", choices=kinds, default="step", help="default: step")
     timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
-    timing.add_argument("--config", help="reversal,gpt-small,gpt-large (default: all)")
+    timing.add_argument("--config", help="reversal,gpt-small,gpt-large; of decoding small,gpt2-small (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")
     timing.add_argument("--quick", action="store_true", help="two rounds, to see it work")
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import math
 import os
 import threading
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,14 +26,16 @@ from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
+from .views.heads import shown_token
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 COLOURS = "viridis"  # perceptually uniform: equal steps of weight look like equal steps of colour
-LONGEST_LABEL = 24  # characters shown of one token label; the JSON keeps all of them
 MOST_PRINTED = 12  # up to 12 × 12 cells also show their number
+ROOM_FOR_NUMBER = 0.24  # inches of a cell: two decimals of 6 points
 MOST_GRIDDED = 40  # up to here thin lines between the cells help to follow a row; beyond, they would hide it
 
 # matplotlib's settings and Python's warning filters belong to the whole process: one drawing at a time.
@@ -47,6 +49,7 @@ def attention_heatmap(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
     allowed: Any = None,
+    lengths: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw the attention weights of one head: who looks (rows) at what (columns).
 
@@ -54,10 +57,11 @@ def attention_heatmap(
 
     The colour scale is always 0..1, so that two pictures can be compared. Cells where `allowed` is False are
     left blank and hatched; a weight there raises, because the picture would hide a leak in the mask.
+    lengths: how many rows and columns are no padding; the others are cropped, and a weight on them raises, too.
     Raises ValueError for shapes that do not fit, NaN or a weight outside 0..1; TypeError for what is no number;
     RuntimeError without matplotlib.
     """
-    shown = _checked_weights(weights, rows, columns, allowed, "(T, S)")
+    shown, rows, columns = _checked_weights(weights, rows, columns, allowed, "(T, S)", lengths)
     return _attention("attention_heatmap", shown, rows, columns, path, title)
 
 
@@ -69,6 +73,7 @@ def attention_grid(
     title: str | None = None,
     allowed: Any = None,
     first: tuple[int, int] = (1, 1),
+    lengths: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw every head of every layer as a small heatmap, all on one colour scale.
 
@@ -76,9 +81,9 @@ def attention_grid(
 
     One line of panels per layer, one panel per head; token labels stand on the left and top panels only.
     first: the numbers of the first layer and head given, where they are a part of a model.
-    Raises as `attention_heatmap` does.
+    lengths: how many rows and columns are no padding, see `attention_heatmap`. Raises as it does.
     """
-    shown = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)")
+    shown, rows, columns = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)", lengths)
     return _attention("attention_grid", shown, rows, columns, path, title, first)
 
 
@@ -196,6 +201,52 @@ def log_log(
         if path is not None:
             values = {name: {k: [list(x), list(y)] for k, (x, y) in curves.items()} for name, curves in panels.items()}
             _save(figure, path, {"figure": "log_log", "title": title, "unit": "seconds a step", "panels": values})
+    return figure
+
+
+def gradient_norms(
+    panels: dict[str, dict[str, tuple[Any, Any]]], path: str | os.PathLike[str] | None = None, title: str | None = None,
+    across: dict[str, str] | None = None,
+) -> Figure:  # fmt: skip
+    """Draw norms of gradients on a logarithmic axis, against the layer or the training step.
+
+    panels: title → curve → (x, norms), each (N,)    across: title → what x is, where it is not the layer
+
+    A line that falls towards the first layer vanishes, one that rises towards it explodes. Panels have scales of their
+    own. A norm of 0 has no place on the axis: the line has a gap there, and the JSON has the 0.
+    Raises ValueError for shapes that do not fit, x that does not increase, NaN, infinity or a norm below 0;
+    TypeError for what is no number; RuntimeError without matplotlib.
+    """
+    checked = {
+        panel: {name: _checked_norms(f"{panel}, {name}: ", *curve) for name, curve in curves.items()}
+        for panel, curves in panels.items()
+    }
+    colours = ("#08519c", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666")
+    wide = min(3, len(panels))
+    high = -(-len(panels) // wide)
+    with _style() as new_figure:
+        figure = new_figure(figsize=(4.9 * wide, 5.2 * high), layout="constrained")
+        grid = figure.subplots(high, wide, squeeze=False).ravel()
+        for axes, (panel, curves) in zip(grid, checked.items(), strict=False):
+            widths = np.linspace(3.4, 1.2, len(curves))  # where lines lie upon one another, the lower one looks out
+            for colour, width, (name, (x, y)) in zip(itertools.cycle(colours), widths, curves.items(), strict=False):
+                shown = np.where(y > 0, y, np.nan)
+                axes.plot(x, shown, "o-", color=colour, label=name, linewidth=width, markersize=width + 1.4)
+            _dress_norms(axes, np.concatenate([y for _, y in curves.values()]))
+            axes.set_title(panel, fontsize=12, parse_math=False)
+            axes.set_xlabel((across or {}).get(panel, "layer (1 is next to the input)"), fontsize=10)
+        for axes in grid[len(checked) :]:
+            axes.set_visible(False)
+        for axes in grid[::wide]:
+            axes.set_ylabel("norm of the gradient", fontsize=10)
+        if title:
+            figure.suptitle(str(title), fontsize=14, parse_math=False)
+        if path is not None:
+            values = {
+                panel: {name: [_significant(x), _significant(y)] for name, (x, y) in curves.items()}
+                for panel, curves in checked.items()
+            }
+            _save(figure, path, {"figure": "gradient_norms", "title": title, "across": across, "panels": values})
     return figure
 
 
@@ -318,9 +369,14 @@ def _numbers(name: str, given: Any) -> np.ndarray:
 
 
 def _checked_weights(
-    weights: Any, rows: Sequence[Any], columns: Sequence[Any], allowed: Any, axes: str
-) -> np.ma.MaskedArray[Any, Any]:
-    """Return the weights in 0..1 with the cells that are not allowed masked, or raise."""
+    weights: Any,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    allowed: Any,
+    axes: str,
+    lengths: tuple[int, int] | None,
+) -> tuple[np.ma.MaskedArray[Any, Any], Sequence[Any], Sequence[Any]]:
+    """Return the weights in 0..1 with the cells that are not allowed masked, and the labels, or raise; no padding."""
     array = _numbers("weights", weights)
     shape, cells = array.shape, array.shape[-2:]
     if len(shape) != len(axes.split(",")) or array.size == 0:
@@ -349,7 +405,19 @@ def _checked_weights(
             f"weights must be 0 where allowed is False; got {leak:.7g} in shape {shape}; "
             "write allowed with True = may look, or look for the leak in the mask"
         )
-    return np.ma.MaskedArray(np.clip(array, 0, 1), mask=masked)
+    shown: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(np.clip(array, 0, 1), mask=masked)
+    if lengths is None:
+        return shown, rows, columns
+    t, s = lengths
+    if not (1 <= t <= cells[0] and 1 <= s <= cells[1]):
+        raise ValueError(f"lengths count rows and columns without padding; got {lengths} of {cells}; write (T, S)")
+    leak = array[..., :t, s:].max(initial=0)
+    if leak > 1e-6:
+        raise ValueError(
+            f"weights must be 0 on padding; got {leak:.7g} behind column {s} of shape {shape}; "
+            "look for the leak in the key mask, or write the lengths without padding"
+        )
+    return shown[..., :t, :s], list(rows)[:t], list(columns)[:s]
 
 
 def _checked_curve(which: str, steps: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -366,6 +434,21 @@ def _checked_curve(which: str, steps: Any, losses: Any) -> tuple[np.ndarray, np.
             "write each step once, in order (after a resume, keep the last record of a step)"
         )
     return x, y
+
+
+def _checked_norms(which: str, x: Any, norms: Any) -> tuple[np.ndarray, np.ndarray]:
+    at, y = _numbers(f"{which}x", np.asarray(x)), _numbers(f"{which}norms", norms)
+    if at.ndim != 1 or at.shape != y.shape or at.size == 0:
+        raise ValueError(
+            f"{which}x and norms must be two lists of one length N ≥ 1; got shapes {at.shape} and {y.shape}; "
+            "write one norm for each layer or step"
+        )
+    if (np.diff(at) <= 0).any() or y.min() < 0:
+        raise ValueError(
+            f"{which}x must increase and norms be at least 0; got x from {at.min():g} to {at.max():g} and a least norm "
+            f"of {y.min():g}; write each layer or step once, in order"
+        )
+    return at, y
 
 
 # ---- the pieces of a picture
@@ -413,12 +496,11 @@ def _attention(
     """Lay out one panel (T, S), or layers × heads of them (L, H, T, S); all lengths are in inches."""
     layers, heads, height, width = (1, 1, *shown.shape)[-4:]
     single, longest = shown.ndim == 2, max(height, width)
-    largest = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
-    largest = max(largest, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
+    largest = _panel_size(single, heads, longest)
     cell = min(largest / longest, max(0.62, 2 / longest))
     size = (width * cell, height * cell)
     across, down = size[0] + 0.15, size[1] + 0.35  # from one panel to the next
-    margin = 0.8 + 0.1 * max(len(_label(token)) for token in [*rows, *columns])
+    margin = 0.8 + 0.1 * max(len(shown_token(token)) for token in [*rows, *columns])
     page = (margin + heads * across + 1.3, margin + layers * down + 0.5)
     with _style() as new_figure:
         figure = new_figure(figsize=page)
@@ -454,6 +536,13 @@ def _attention(
     return figure
 
 
+def _panel_size(single: bool, heads: int, longest: int) -> float:
+    """Return the inches of a panel's longer side: fewer heads leave more, labels and numbers need some."""
+    size = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
+    size = max(size, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
+    return max(size, longest * ROOM_FOR_NUMBER) if longest <= MOST_PRINTED else size
+
+
 def _cells(axes: Axes, shown: np.ma.MaskedArray[Any, Any]) -> AxesImage:
     """Draw the weights (T, S) as square cells; masked ones stay clear, and the hatched ground shows through."""
     axes.patch.set(hatch="////", edgecolor="#c4c4c4", linewidth=0)
@@ -466,12 +555,12 @@ def _cells(axes: Axes, shown: np.ma.MaskedArray[Any, Any]) -> AxesImage:
         axes.grid(which="minor", color="white", linewidth=0.8 if few else 0.4)
     axes.spines[:].set_color("#999999")
     axes.tick_params(which="minor", length=0)
-    if few and axes.bbox.width / axes.figure.dpi / width > 0.45:  # inches: is there room for a number?
-        _print_numbers(axes, image, shown)
+    if few:
+        _print_numbers(axes, image, shown, size=min(11.0, axes.bbox.width / axes.figure.dpi / width * 72 * 0.36))
     return image
 
 
-def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, Any]) -> None:
+def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, Any], size: float) -> None:
     for (row, column), weight in np.ndenumerate(shown.filled(np.nan)):
         if np.isnan(weight):  # masked
             continue
@@ -479,17 +568,7 @@ def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, A
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         luminance = float(linear @ [0.2126, 0.7152, 0.0722])  # from 0.18 on black contrasts more than white
         ink = "black" if luminance > 0.18 else "white"
-        axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=11, color=ink)
-
-
-def _label(token: Any) -> str:
-    """Return the label to draw: the token as it is, but for what cannot be seen or would break the line."""
-    text = str(token)
-    if not text.strip(" "):
-        return "␣" * len(text)
-    hidden = {"Cc", "Cn", "Cs", "Zl", "Zp"}  # control characters, line ends, half characters: shown as "\n" is
-    text = "".join(repr(c)[1:-1] if unicodedata.category(c) in hidden else c for c in text)
-    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+        axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=size, color=ink)
 
 
 def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: tuple[float, float]) -> None:
@@ -501,13 +580,13 @@ def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: 
         return list(range(0, len(labels), every))
 
     across, down = kept(columns, size[0]), kept(rows, size[1])
-    words = [_label(columns[i]) for i in across]
+    words = [shown_token(columns[i]) for i in across]
     flat = max(map(len, words), default=0) * len(words) * 0.11 < size[0]  # do they fit side by side?
     # Labels are tokens, not formulas: without parse_math=False "$x_1$" would be typeset as mathematics.
     crowded = max(len(across) / size[0], len(down) / size[1]) > 4
     look: dict[str, Any] = {"parse_math": False, "fontsize": 8.5 if crowded else 11, "color": "#333333"}
     axes.set_xticks(across, words, rotation=0 if flat else 90, **look)
-    axes.set_yticks(down, [_label(rows[i]) for i in down], **look)
+    axes.set_yticks(down, [shown_token(rows[i]) for i in down], **look)
     axes.xaxis.set_label_position("top")
     axes.tick_params(which="major", length=0, labeltop=True, labelbottom=False)
 
@@ -543,7 +622,33 @@ def _dress_curve(axes: Axes, losses: np.ndarray) -> None:
     axes.legend(frameon=False, fontsize=11)
 
 
+def _dress_norms(axes: Axes, norms: np.ndarray) -> None:
+    """Set a logarithmic scale with few labels, and the legend below, where it hides no line."""
+    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.transforms import ScaledTranslation
+
+    axes.set_yscale("log")
+    positive = norms[norms > 0]
+    if len(positive):  # at least two decades, so that what is flat looks flat
+        middle, half = np.log10(positive.min() * positive.max()) / 2, np.log10(positive.max() / positive.min()) / 2
+        half = max(1.1, 1.08 * half)
+        axes.set_ylim(10 ** (middle - half), 10 ** (middle + half))
+    axes.yaxis.set_major_locator(LogLocator(numticks=9))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=9)
+    axes.grid(color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    below = axes.transAxes + ScaledTranslation(0, -0.55, axes.figure.dpi_scale_trans)  # inches: ticks and the name of x
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    axes.legend(frameon=False, fontsize=9, borderaxespad=0, **place)
+
+
 # ---- what is kept
+
+
+def _significant(array: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in array]
 
 
 def _rounded(array: np.ndarray) -> Any:

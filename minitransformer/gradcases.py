@@ -313,8 +313,9 @@ for _name, _make in {
         _normal((2, 5, 12 if _name == "grouped" else 6)), lambda f, p, x: f(p, x, None, None, None, here(MASK)),
     )  # fmt: skip
 _module(
-    MODULES, "MultiHeadAttention (linear)", lambda: nn.MultiHeadAttention(6, 2, kind="linear"), _normal((2, 5, 6)),
-    lambda f, p, x: f(p, x, None, None, None, here(MASK), True),
+    MODULES, "MultiHeadAttention (linear)", lambda: nn.MultiHeadAttention(6, 3, kind="linear"),
+    lambda rng: [3 * rng.standard_normal((2, 3, 6))],  # few numbers, far from 0, where φ has no second derivative
+    lambda f, p, x: f(p, x, None, None, None, None, True),
 )  # fmt: skip
 _module(MODULES, "RotaryPositions", lambda: nn.RotaryPositions(6, 11, scaling=2.0), _normal((2, 3, 6)))
 _module(MODULES, "RelativeBias", lambda: nn.RelativeBias(2, 8, 9), lambda rng: [], lambda f, p: f(p, 5, 7))

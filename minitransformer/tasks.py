@@ -15,6 +15,7 @@ import numpy as np
 from . import backend, checkpoint, data, draw, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .models.config import LayersConfig
+from .ops.mask import band_mask
 from .tensor import Tensor, no_grad
 from .train import TrainConfig
 
@@ -89,15 +90,25 @@ class SequenceTask:
         """Return what tokenizer.json holds."""
         return {"source": self.source.to_json(), "target": self.target.to_json(), "data": _digest(self.config.pairs)}
 
-    def translate(self, texts: list[str], batch_size: int = 256) -> list[str]:
-        """Translate texts greedily. Raises ValueError for a text that is empty, too long or in unknown tokens."""
+    def translate(
+        self, texts: list[str], batch_size: int = 256, beams: int = 1, length_penalty: float = 1.0
+    ) -> list[str]:
+        """Translate texts greedily, or as the best of several beams.
+
+        Raises ValueError for a text that is empty, too long or in unknown tokens, and for beams below 1.
+        """
+        batch_size = max(1, batch_size // max(beams, 1))
         rows = [self.encode(text) for text in texts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: less padding
         written: dict[int, str] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             limit = min(self.config.max_length - 1, 2 * len(rows[chosen[-1]]) + 32)
-            ids = generate.translate(self.model, [rows[i] for i in chosen], data.BOS, data.EOS, limit)
+            sources = self.model, [rows[i] for i in chosen], data.BOS, data.EOS, limit
+            if beams == 1:
+                ids = generate.translate(*sources)
+            else:
+                ids = [best[0].ids for best in generate.beam_translate(*sources, beams, length_penalty)]
             written.update({i: self.target.decode(row) for i, row in zip(chosen, ids, strict=True)})
         return [written[i] for i in range(len(rows))]
 
@@ -126,6 +137,11 @@ class SequenceTask:
     def scores(self, outputs: list[str], references: list[str]) -> dict[str, float]:
         """Return more figures than exact match; a task may have none."""
         return {}
+
+    def batch_of(self, source: str, target: str | None = None) -> data.Batch:
+        """Return a batch of one pair of texts; the model's own translation by default."""
+        written = self.target.encode(self.translate([source])[0] if target is None else target)
+        return data.pad_batch([(self.encode(source), written)])
 
     def attention(
         self, source: str, target: str | None = None
@@ -330,11 +346,29 @@ class LanguageTask:
                 total += ops.cross_entropy(self.model(inputs), targets, reduction="sum").item()
         return total / max(len(ids) - 1, 1)
 
-    def write(self, prompt: str, count: int, temperature: float, top_k: int, seed: int) -> str:
-        """Continue a prompt: greedily at temperature 0, else by sampling."""
-        choose = generate.sampler(temperature, top_k, seed) if temperature else generate.greedy
-        ids = self.tokenizer.encode(prompt)
-        return prompt + self.tokenizer.decode(generate.continue_text(self.model, ids, count, choose))
+    def write(
+        self, prompts: list[str], count: int, temperature: float = 0.8, top_k: int = 40, top_p: float = 1.0,
+        seed: int = 0, repetition_penalty: float = 1.0, stop: str = "",
+    ) -> list[str]:  # fmt: skip
+        """Continue prompts, all at once: greedily at temperature 0, else by sampling; before the text `stop` each ends.
+
+        Raises ValueError for an empty prompt or a setting out of its range; see `generate.sampler`.
+        """
+        choose = generate.sampler(temperature or 1.0, top_k, top_p, seed)
+        rows, decode = [self.tokenizer.encode(prompt) for prompt in prompts], self.tokenizer.decode
+        written = generate.continue_texts(
+            self.model, rows, count, choose if temperature else generate.greedy, repetition_penalty=repetition_penalty,
+            until=(lambda ids: stop in decode(ids)) if stop else None,
+        )  # fmt: skip
+        texts = [decode(ids) for ids in written]
+        return [p + (text.split(stop, 1)[0] if stop else text) for p, text in zip(prompts, texts, strict=True)]
+
+    def batch_of(self, source: str, target: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return a batch of one text, of at least two tokens: it, and the same one token on."""
+        ids = np.array([self.tokenizer.encode(source)])
+        if ids.shape[1] < 2:
+            raise ValueError(f"a text to learn from has at least 2 tokens; got {source!r}; write a longer one")
+        return ids[:, :-1], ids[:, 1:]
 
     def attention(
         self, source: str, target: str | None = None
@@ -349,16 +383,27 @@ class LanguageTask:
     def examples(self) -> list[tuple[str, str]]:
         """Return the beginning of the text and how the model goes on."""
         prompt = self.tokenizer.decode(self.training.ids[:8].tolist())
-        return [(prompt, self.write(prompt, 60, 0.8, 40, 0)[len(prompt) :])]
+        return [(prompt, self.write([prompt], 60)[0][len(prompt) :])]
 
     def figures(self, folder: Path) -> None:
         """Draw the attention over the beginning of the held-out text."""
         weights, columns, rows = self.attention(
             self.tokenizer.decode(self.validation[: min(24, self.config.max_length)].tolist())
         )
-        draw.attention_grid(
-            np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention"
-        )
+        allowed = may_look(self.config, "decoder", len(rows), len(columns))
+        path = folder / "attention.png"
+        draw.attention_grid(np.stack(weights["decoder"]), rows, columns, path, "causal self-attention", allowed)
+
+
+def may_look(config: TrainConfig, kind: str, queries: int, keys: int) -> np.ndarray | None:
+    """Return which query of one sequence may look at which key, boolean (T, S); None where each may at all.
+
+    kind: encoder, decoder or cross attention, of a model with this config.
+    """
+    causal, window = kind == "decoder", 0 if kind == "cross" else config.window
+    if not causal and not window:
+        return None
+    return band_mask(np.arange(queries) + (keys - queries), np.arange(keys), causal, window)
 
 
 def _digest(path: str) -> str:

@@ -1,7 +1,8 @@
 """One loop for every task: a batch, its loss, its gradients, a step; logged, checkpointed, resumable to the bit.
 
-Nothing random outlives a step. Batch n is a function of (seed, n), and the dropout of step n is drawn from a stream
-named (seed, n); so weights, optimizer state and the number n are the whole state of a run.
+Nothing random outlives a step. Batch n is a function of (seed, n), and its dropout is drawn from a stream named
+(seed, n); so weights, optimizer state and the number n are the whole state of a run. A step takes one batch, or as many
+as `accumulate` says.
 """
 
 from __future__ import annotations
@@ -41,10 +42,16 @@ class TrainConfig(LayersConfig):
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 100
-    optimizer: str = "adamw"  # adamw, adam, sgd or adafactor
-    schedule: str = "cosine"  # cosine, noam or constant
+    optimizer: str = "adamw"  # adamw, adam, sgd, adafactor or lion (whose learning_rate is 3 to 10 times smaller)
+    schedule: str = "cosine"  # cosine, linear, inverse_sqrt, exponential, step, constant or noam; all warm up
+    lr_floor: float = 0.0  # which the schedule does not fall below (noam and constant have none)
+    lr_decay: float = 0.1  # exponential and step: the factor of lr_decay_every steps together
+    lr_decay_every: int = 500
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0: never clip
+    clip_value: float = 0.0  # of each element of a gradient, before their norm; 0: never clip
+    spike: float = 0.0  # leave a step out whose loss lies this many deviations above the last ones; 0: take them all
+    accumulate: int = 1  # batches whose gradients are added up, weighted by their tokens, before a step
     label_smoothing: float = 0.0
     loss_chunk: int = 0  # tokens whose logits are held at once; 0: all
     d_model: int = 64
@@ -75,18 +82,20 @@ class TrainConfig(LayersConfig):
         self.require(
             steps=1, batch_size=1, warmup_steps=0, log_every=1, checkpoint_every=1, validate_every=1, seed=0,
             d_model=1, heads=1, layers=0, d_ff=1, max_length=2, vocab_size=260, limit=20, workers=0, loss_chunk=0,
+            lr_decay_every=1, accumulate=1,
         )  # fmt: skip
         if not self.workers:
             self.workers = default_workers() if self.backend == "numpy" else 1
         for name, low, high in (
             ("learning_rate", 0, math.inf), ("weight_decay", 0, math.inf), ("clip_norm", 0, math.inf),
             ("label_smoothing", 0, 0.999), ("dropout", 0, 0.999), ("validation", 0.001, 0.9),
+            ("lr_floor", 0, math.inf), ("lr_decay", 1e-9, 1), ("clip_value", 0, math.inf), ("spike", 0, math.inf),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
                 raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
         choices = {
-            "optimizer": ("adamw", "adam", "sgd", "adafactor"), "schedule": ("cosine", "noam", "constant"),
+            "optimizer": ("adamw", "adam", "sgd", "adafactor", "lion"), "schedule": tuple(SCHEDULES),
             "tokens": ("char", "bpe"), "backend": backend.BACKENDS, "precision": ("float32", "tf32", "float16"),
         }  # fmt: skip
         for name, allowed in choices.items():
@@ -94,6 +103,9 @@ class TrainConfig(LayersConfig):
                 raise ValueError(
                     f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
                 )
+        if self.lr_floor > self.learning_rate:
+            came = f"lr_floor={self.lr_floor}, learning_rate={self.learning_rate}"
+            raise ValueError(f"lr_floor is at most learning_rate; got {came}; write lr_floor=0")
         if self.precision == "tf32" and self.backend == "numpy":
             raise ValueError("precision=tf32 is for a GPU; got backend=numpy; write precision=float32")
         if not isinstance(self.graph, bool):
@@ -101,6 +113,13 @@ class TrainConfig(LayersConfig):
         if self.graph and (self.backend == "numpy" or self.precision == "float16"):
             came = f"backend={self.backend}, precision={self.precision}"
             raise ValueError(f"graph=true is for a GPU, without a scaled loss; got {came}; write graph=false")
+        if self.graph and self.accumulate > 1:
+            raise ValueError(
+                f"graph=true records steps of one batch; got accumulate={self.accumulate}; write graph=false"
+            )
+        if self.graph and self.spike:
+            came = f"spike={self.spike}, graph=true"
+            raise ValueError(f"spike has to know each loss before its step; got {came}; write spike=0")
 
 
 class Task(Protocol):
@@ -109,7 +128,10 @@ class Task(Protocol):
     model: Module
 
     def batch(self, step: int) -> tuple[Any, ...]:
-        """Return batch number `step`, counted from 1: arrays of integers with one row for each example."""
+        """Return batch number `step`, counted from 1: arrays of integers with one row for each example.
+
+        It is the batch of that step; with `accumulate` there are as many to a step, one after another.
+        """
 
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch or a part of one, in nats per token, and its count of tokens."""
@@ -125,7 +147,10 @@ class Task(Protocol):
 
 
 def make_optimizer(config: TrainConfig, model: Module) -> Any:
-    """Make the optimizer that the config names; one-dimensional parameters are not decayed."""
+    """Make the optimizer that the config names; one-dimensional parameters are not decayed.
+
+    lion moves every weight by learning_rate in each step: give it a tenth to a third of what suits adamw.
+    """
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -138,16 +163,26 @@ def make_optimizer(config: TrainConfig, model: Module) -> Any:
         return optim.SGD(groups, lr=lr, momentum=0.9)
     if config.optimizer == "adafactor":
         return optim.Adafactor(groups, lr=lr, convention="torch")
+    if config.optimizer == "lion":
+        return optim.Lion(groups, lr=lr)
     return (optim.AdamW if config.optimizer == "adamw" else optim.Adam)(groups, lr=lr, betas=(0.9, 0.98))
+
+
+# name → the schedule of a config and its warm-up; w is cut short for those that have to end it before config.steps
+SCHEDULES: dict[str, Callable[[TrainConfig, int], Callable[[int], float]]] = {
+    "cosine": lambda c, w: optim.WarmupCosine(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
+    "linear": lambda c, w: optim.WarmupLinear(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
+    "inverse_sqrt": lambda c, w: optim.InverseSquareRoot(c.learning_rate, w, c.lr_floor),
+    "exponential": lambda c, w: optim.Exponential(c.learning_rate, w, c.lr_decay, c.lr_decay_every, c.lr_floor),
+    "step": lambda c, w: optim.StepDecay(c.learning_rate, w, c.lr_decay, c.lr_decay_every, c.lr_floor),
+    "constant": lambda c, w: optim.Constant(c.learning_rate, w),
+    "noam": lambda c, w: optim.Noam(c.d_model, max(w, 1)),
+}
 
 
 def make_schedule(config: TrainConfig) -> Callable[[int], float]:
     """Make the learning rate as a function of the step, counted from 1."""
-    if config.schedule == "noam":
-        return optim.Noam(config.d_model, max(config.warmup_steps, 1))
-    if config.schedule == "constant":
-        return optim.Constant(config.learning_rate)
-    return optim.WarmupCosine(config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps)
+    return SCHEDULES[config.schedule](config, config.warmup_steps)
 
 
 class Stopped(Exception):
@@ -249,6 +284,24 @@ def _in_half(loss: Callable) -> Callable:
     return compute
 
 
+def _backward(workers: Workers | DataParallel, task: Task, config: TrainConfig, step: int) -> tuple[Any, int]:
+    """Leave the gradient of a step in `.grad`; return the mean loss of its batches, and their tokens.
+
+    Several batches are weighted by their tokens, as the parts of one are. Ranks sum up the gradients of each.
+    """
+    if config.accumulate == 1:
+        backend.manual_seed((config.seed, step))
+        return workers.backward(*task.batch(step))
+    gradients, total = optim.GradAccumulator(task.model.parameters()), 0.0
+    for number in range((step - 1) * config.accumulate + 1, step * config.accumulate + 1):
+        backend.manual_seed((config.seed, number))
+        loss, tokens = workers.backward(*task.batch(number))
+        gradients.add(tokens)
+        total = total + loss * tokens  # on a GPU nobody waits for it
+    tokens = gradients.finish()
+    return total / max(tokens, 1), tokens
+
+
 def _split(model: Module, loss: Any, workers: int, ranks: Ranks | None) -> Workers | DataParallel:
     """Return what splits a batch: ranks where mpiexec has started some, else workers."""
     return Workers(model, loss, workers) if ranks is None else DataParallel(model, loss, ranks)
@@ -276,18 +329,21 @@ def _unflat(arrays: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
 def train(
     task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False, ranks: Ranks | None = None
 ) -> dict[str, Any]:
-    """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps and seconds.
+    """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps, seconds and memory.
 
     Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
     the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
     With `ranks` all of them call this, each takes a part of every batch, and rank 0 alone writes and measures; the
-    others get {} back. Raises Stopped after Ctrl-C, FloatingPointError (with parameter and step) when a gradient is not
-    finite.
+    others get {} back. With `spike` each loss is looked at before its step (see `optim.SpikeGuard`; a GPU is waited
+    for), and a step left out is a line of metrics.jsonl with left_out. Raises Stopped after Ctrl-C, FloatingPointError
+    (with parameter and step) when a gradient is not finite, or losses leap again and again.
     """
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
     start, seconds = 0, 0.0
     last_loss: float | None = None  # none has been read yet
     scaler = optim.GradScaler() if config.precision == "float16" else None
+    names = [name for name, _ in model.named_parameters()]
+    guard = optim.SpikeGuard(config.spike, names) if config.spike else None
     if resume:
         arrays, moments, state = checkpoint.load_checkpoint(folder / "checkpoint")
         model.load_state_dict(arrays)
@@ -295,6 +351,8 @@ def train(
         start, seconds, last_loss = state["step"], state["seconds"], state["loss"]
         if scaler:
             scaler.load_state_dict(state["scaler"])
+        if guard:
+            guard.load_state_dict(state["guard"])
     if config.backend == "cupy":
         backend.allow_tf32(config.precision == "tf32")
     began = time.perf_counter() - seconds
@@ -305,11 +363,13 @@ def train(
         state = {"optimizer": rest, "seconds": time.perf_counter() - began, "loss": last_loss}
         if scaler:
             state["scaler"] = scaler.state_dict()
+        if guard:
+            state["guard"] = guard.state_dict()
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
     log = Log(folder / "metrics.jsonl", start) if writes else Silence()
     progress = Progress(config.steps, quiet or not writes)
-    gradients = _Gradients(model, config.clip_norm)
+    gradients = _Gradients(model, config.clip_norm, config.clip_value)
     counted, since = 0, time.perf_counter()
     try:
         loss_of = _in_half(task.loss) if scaler else task.loss
@@ -317,18 +377,20 @@ def train(
             model.train()
             graphed = _graphed(workers, gradients, optimizer, task) if config.graph else None
             for step in range(start + 1, config.steps + 1):
-                backend.manual_seed((config.seed, step))
                 optimizer.lr = schedule(step)
                 if graphed is not None:
+                    backend.manual_seed((config.seed, step))
                     loss, tokens, norm = graphed(*task.batch(step))
                     gradients.note(step, norm)
                 else:
                     if scaler:
                         workers.scale = scaler.scale
-                    loss, tokens = workers.backward(*task.batch(step))
+                    loss, tokens = _backward(workers, task, config, step)
                     if scaler is None or scaler.unscale_(model.parameters()):
+                        norms = optim.grad_norms(model.parameters()) if guard else []  # before they are clipped
                         gradients.note(step, gradients.clip())
-                        optimizer.step()
+                        if guard is None or not _left_out(guard, gradients, log, step, loss.item(), norms):
+                            optimizer.step()
                 counted += tokens
                 stopping = workers.agree(stop.is_set())
                 validation = step % config.validate_every == 0 or step == config.steps
@@ -354,7 +416,13 @@ def train(
         return {}
     with no_grad():
         figures = task.evaluate()
-    return {**figures, "loss": last_loss, "steps": config.steps, "seconds": round(time.perf_counter() - began, 2)}
+    memory = {
+        "parameter_bytes": sum(p.data.nbytes for p in model.parameters()), "optimizer_bytes": optimizer.state_bytes(),
+    }  # fmt: skip
+    seconds = round(time.perf_counter() - began, 2)
+    if guard:
+        figures["left_out"] = guard.left_out
+    return {**figures, "loss": last_loss, "steps": config.steps, "seconds": seconds, **memory}
 
 
 def _validation_loss(task: Task) -> float:
@@ -366,6 +434,17 @@ def _validation_loss(task: Task) -> float:
     return loss
 
 
+def _left_out(
+    guard: optim.SpikeGuard, gradients: _Gradients, log: Log | Silence, step: int, loss: float, norms: list[float]
+) -> bool:
+    """Tell whether a step is left out, and if so write it down. A gradient that is not finite raises first."""
+    gradients.read()
+    spike = guard.look(step, loss, norms)
+    if spike is not None:
+        log.write(**spike._asdict())
+    return spike is not None
+
+
 class _Gradients:
     """Clip the gradients of each step, and say which parameter's was not finite, and when.
 
@@ -373,14 +452,27 @@ class _Gradients:
     happened meanwhile.
     """
 
-    def __init__(self, model: Module, limit: float):
-        self.model, self.limit = model, limit or math.inf
+    def __init__(self, model: Module, limit: float, value: float):
+        self.model, self.limit, self.value = model, limit or math.inf, value
         self.unread: list[tuple[int, Any]] = []  # (step, norm)
         self.norm = 0.0  # the last that was read
 
     def clip(self) -> Any:
-        """Bring the norm of all gradients down to the limit; return what it was, where the gradients are."""
-        return optim.clip_grad_norm_(self.model.parameters(), self.limit, error_if_nonfinite=False)
+        """Bring each element down to `value`, then the norm of all to the limit; return what the norm was at first.
+
+        The elements come first: a single wild one would make the norm so large that all others, divided by it, were as
+        good as gone.
+        """
+        parameters = self.model.parameters()
+        if not self.value:
+            return optim.clip_grad_norm_(parameters, self.limit, error_if_nonfinite=False)
+        norm = optim.clip_grad_norm_(parameters, math.inf, error_if_nonfinite=False)
+        if backend.backend_of(norm) == "numpy" and not math.isfinite(norm):
+            return norm  # an infinite element, brought down to `value`, could not be named any more
+        optim.clip_grad_value_(parameters, self.value)
+        if self.limit != math.inf:
+            optim.clip_grad_norm_(parameters, self.limit, error_if_nonfinite=False)
+        return norm
 
     def note(self, step: int, norm: Any) -> None:
         """Remember the norm of a step. Raises as `read` does, on a GPU later."""

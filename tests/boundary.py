@@ -80,7 +80,7 @@ def open_it():
     Tensor.grad = property(Tensor.grad.fget, _born(Tensor.grad.fset), doc=Tensor.grad.__doc__)
     nn.Module.__call__ = _inwards(nn.Module.__call__)
     for model in (mt.models.Transformer, mt.models.GPT2):
-        for name in {"attention", "encode", "decode"} & set(vars(model)):
+        for name in {"attention", "encode", "decode", "features"} & set(vars(model)):
             setattr(model, name, _inwards(getattr(model, name)))
     mt.gradients = _inwards(mt.gradients)
     for name in ("assert_allclose", "assert_array_equal", "assert_equal"):

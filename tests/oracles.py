@@ -1,4 +1,4 @@
-"""PyTorch's weights under our names, for tests that compare whole layers and models."""
+"""PyTorch's and transformers' weights under our names, for tests that compare whole layers and models."""
 
 import numpy as np
 
@@ -25,6 +25,26 @@ def layer_state(theirs):
     pairs += [(f"norm{i}", getattr(theirs, f"norm{i}")) for i in (1, 2, 3) if hasattr(theirs, f"norm{i}")]
     for name, module in pairs:
         state[f"{name}.weight"], state[f"{name}.bias"] = module.weight.detach().numpy(), module.bias.detach().numpy()
+    return state
+
+
+def gpt2_state(theirs):
+    """Return the state dict of our GPT2 with the weights of transformers' GPT2LMHeadModel."""
+    w = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+    state = {"embedding.weight": w["transformer.wte.weight"], "positions.weight": w["transformer.wpe.weight"]}
+    for i in range(theirs.config.n_layer):
+        ours, his = f"decoder.layers.{i}", f"transformer.h.{i}"
+        for kind in ("weight", "bias"):
+            joint = np.split(w[f"{his}.attn.c_attn.{kind}"], 3, axis=-1)  # theirs is (in, out)
+            for name, part in zip("qkv", joint, strict=True):
+                state[f"{ours}.self_attention.{name}_proj.{kind}"] = part.T
+            state[f"{ours}.self_attention.out_proj.{kind}"] = w[f"{his}.attn.c_proj.{kind}"].T
+            state[f"{ours}.feed_forward.up.{kind}"] = w[f"{his}.mlp.c_fc.{kind}"].T
+            state[f"{ours}.feed_forward.down.{kind}"] = w[f"{his}.mlp.c_proj.{kind}"].T
+            for a, b in (("norm1", "ln_1"), ("norm2", "ln_2")):
+                state[f"{ours}.{a}.{kind}"] = w[f"{his}.{b}.{kind}"]
+    for kind in ("weight", "bias"):
+        state[f"decoder.norm.{kind}"] = w[f"transformer.ln_f.{kind}"]
     return state
 
 

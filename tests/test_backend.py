@@ -145,7 +145,7 @@ def test_one_seed_gives_the_same_weights_masks_and_losses(tmp_path, few):
 
 @on_cupy
 @pytest.mark.parametrize("first, then", [("numpy", "cupy"), ("cupy", "numpy")])
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd", "lion"])
 def test_a_run_saved_on_one_backend_goes_on_on_the_other(first, then, optimizer, tmp_path, few):
     whole, weights = trained("numpy", tmp_path / "whole", optimizer=optimizer)
     trained(first, tmp_path / "split", optimizer=optimizer, steps=6, schedule="constant")

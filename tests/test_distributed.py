@@ -150,8 +150,9 @@ def test_a_leaf_is_ready_when_its_last_gradient_has_come(rng):
 
 @needs_mpi
 @on_host
-def test_training_on_two_ranks_ends_where_one_does_and_goes_on_on_another_number(tmp_path):
-    steps = "--set=steps=8", "--set=checkpoint_every=4"
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_on_two_ranks_ends_where_one_does_and_goes_on_on_another_number(accumulate, tmp_path):
+    steps = "--set=steps=8", "--set=checkpoint_every=4", f"--set=accumulate={accumulate}", "--set=spike=50"
     for count, name in ((1, "one"), (2, "two")):
         words = command("train", "reversal", *SMALL, *steps, "--out", name)
         done = mpiexec(count, *words, cwd=tmp_path)

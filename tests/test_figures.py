@@ -41,8 +41,8 @@ def test_an_unknown_name_makes_nothing(tmp_path):
 
 
 def test_the_figures_of_the_readme_are_made_by_a_command():
-    """All but the timings, which are of one machine: those stand in figures/bench and come from `bench`."""
-    made = {*figures.NAMES, "bench"}
+    """All but timings, which are of one machine (`bench`), and a page as a browser shows it (`step`)."""
+    made = {*figures.NAMES, "bench", "step"}
     assert {p.name for p in (ROOT / "figures").iterdir()} == made
     for name in figures.SHOWN:
         assert (ROOT / "figures" / name / f"attend-cross-layer{figures.LAYER}.json").exists()

@@ -31,10 +31,14 @@ def trained(folder, **settings):
 
 
 @on_cupy
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd"])
-def test_a_recorded_run_is_the_same_to_the_bit(optimizer, tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [*({"optimizer": name} for name in ("adamw", "adafactor", "sgd", "lion")), {"clip_value": 1e-3, "clip_norm": 0.02}],
+    ids=str,
+)
+def test_a_recorded_run_is_the_same_to_the_bit(settings, tmp_path):
     """Losses and norms of every step, and the weights at the end: batches, rates and masks are each step's own."""
-    (plain, a), (graphed, b) = (trained(tmp_path / str(g), graph=g, optimizer=optimizer) for g in (False, True))
+    (plain, a), (graphed, b) = (trained(tmp_path / str(g), graph=g, **settings) for g in (False, True))
     for x, y in zip(plain, graphed, strict=True):
         assert (x["step"], x["loss"], x["grad_norm"], x["lr"]) == (y["step"], y["loss"], y["grad_norm"], y["lr"])
     for name in a:
@@ -68,6 +72,8 @@ def test_a_recorded_step_is_one_launch_and_one_copy(tmp_path, monkeypatch):
         ({"backend": "numpy", "graph": True}, "graph=true is for a GPU"),
         ({"graph": "yes"}, "graph is true or false"),
         ({"graph": True, "precision": "float16"}, "without a scaled loss"),
+        ({"graph": True, "spike": 4}, "spike has to know each loss before its step; got spike=4, graph=true"),
+        ({"graph": True, "accumulate": 2}, "records steps of one batch; got accumulate=2; write graph=false"),
     ],
 )
 def test_misuse_is_named(settings, text):

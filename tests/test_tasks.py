@@ -159,9 +159,9 @@ def test_a_text_is_trained_on_and_continued(tokens, tmp_path):
     settings = {**SMALL, "steps": 150, "tokens": tokens, "vocab_size": 300, "max_length": 32, "dropout": 0.0}
     task, result = trained("lm", tmp_path / "run", text=str(text), learning_rate=1e-2, **settings)
     assert result["bits_per_byte"] < 1.0  # eight would be chance, and the text repeats itself
-    written = task.write("the cat ", 30, 0.0, 0, 0)
+    written = task.write(["the cat "], 30, 0.0)[0]
     assert written.startswith("the cat ") and len(written) > 20
-    assert task.write("the ", 9, 1.0, 5, seed=3) == task.write("the ", 9, 1.0, 5, seed=3)
+    assert task.write(["the "], 9, 1.0, 5, seed=3) == task.write(["the "], 9, 1.0, 5, seed=3)
     weights, columns, rows = task.attention("the cat sat")
     assert rows == columns and weights["decoder"][0].shape == (2, len(rows), len(rows))
     assert not np.triu(weights["decoder"][0][0], 1).any()

@@ -1,6 +1,7 @@
 """The loop: what a step does, what is logged, and that stopping changes nothing."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer import checkpoint, tasks
-from minitransformer.train import Stopped, TrainConfig, make_optimizer, make_schedule, train
+from minitransformer import backend as library
+from minitransformer import checkpoint, data, tasks
+from minitransformer import train as train_module
+from minitransformer.train import SCHEDULES, Stopped, TrainConfig, make_optimizer, make_schedule, train
 
 SMALL = {"steps": 12, "d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8, "checkpoint_every": 5}
 SMALL |= {"log_every": 2, "dropout": 0.1, "warmup_steps": 3}
@@ -72,6 +75,19 @@ def test_a_run_logs_and_returns_its_figures(tmp_path):
     assert lines[-1]["lr"] == pytest.approx(make_schedule(config())(12))
 
 
+def test_the_memory_of_parameters_and_optimizer_is_told(tmp_path):
+    """Adafactor's rows and columns beside Adam's two moments, and Lion's one."""
+    found = {name: run(tmp_path / name, optimizer=name, steps=2) for name in ("adamw", "lion", "adafactor", "sgd")}
+    model = tasks.make_task(config()).model
+    assert {r["parameter_bytes"] for r in found.values()} == {4 * sum(p.size for p in model.parameters())}
+    n = found["adamw"]["parameter_bytes"]
+    factored = sum(4 * (sum(p.shape) if p.ndim == 2 else p.size) for p in model.parameters())
+    assert {name: r["optimizer_bytes"] for name, r in found.items()} == {
+        "adamw": 2 * n, "lion": n, "adafactor": factored, "sgd": n,
+    }  # fmt: skip
+    assert factored < n / 4
+
+
 def test_looking_at_held_out_data_changes_nothing(tmp_path):
     run(tmp_path / "often", validate_every=3, log_every=100)
     run(tmp_path / "never", validate_every=100)
@@ -81,7 +97,7 @@ def test_looking_at_held_out_data_changes_nothing(tmp_path):
         np.testing.assert_array_equal(value, weights(tmp_path / "often")[name], err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "lion"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(optimizer, how, tmp_path):
     settings = {"optimizer": optimizer, "learning_rate": 0.01}
@@ -96,6 +112,176 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(optimizer, how, tmp_path):
     assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in straight.items() if k != "seconds"}
     steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 7, 8, 10, 12]
+
+
+class Twice:
+    """A task whose batch number n is the batches 2n − 1 and 2n of another, in one."""
+
+    def __init__(self, task):
+        self.model, self.inner = task.model, task
+        self.evaluate, self.held_out_loss, self.loss, self.tokens = (
+            getattr(task, name) for name in ("evaluate", "held_out_loss", "loss", "tokens")
+        )
+
+    def batch(self, step):
+        parts = [self.inner.batch(n) for n in (2 * step - 1, 2 * step)]
+        longest = [max(a.shape[1] for a in arrays) for arrays in zip(*parts, strict=True)]
+        pad = [[np.pad(a, ((0, 0), (0, n - a.shape[1]))) for a, n in zip(p, longest, strict=True)] for p in parts]
+        return data.Batch(*[np.concatenate(arrays) for arrays in zip(*pad, strict=True)])
+
+
+@pytest.mark.parametrize("precision, workers", [("float32", 1), ("float32", 2), ("float16", 1)])
+def test_two_batches_to_a_step_are_one_of_twice_the_rows(precision, workers, tmp_path, backend):
+    """Weights, losses and norms of a whole run: to rounding, with the tokens of both batches weighted alike."""
+    settings = {"optimizer": "sgd", "learning_rate": 0.1, "dropout": 0.0, "precision": precision, "backend": backend}
+    settings |= {"workers": workers, "log_every": 1}
+    run(tmp_path / "two", accumulate=2, **settings)
+    c = config(**settings)
+    (tmp_path / "one").mkdir()
+    train(Twice(tasks.make_task(c)), c, tmp_path / "one", quiet=True)
+    two, one = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    tolerance = 1e-5 if precision == "float32" else 2e-3
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([x[name] for x in two], [x[name] for x in one], rtol=10 * tolerance, err_msg=name)
+    for name, value in weights(tmp_path / "one").items():
+        np.testing.assert_allclose(weights(tmp_path / "two")[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_each_batch_of_a_step_has_random_numbers_of_its_own(tmp_path):
+    """Those of (seed, number of the batch); with one batch to a step, that is (seed, step)."""
+    c = config(accumulate=3, workers=1, steps=2)
+    task, seen = tasks.make_task(c), []
+    real = task.loss
+    task.loss = lambda *arrays: seen.append(library.random_state()) or real(*arrays)
+    train(task, c, tmp_path, quiet=True)
+    expected = []
+    for number in range(1, 7):
+        mt.manual_seed((c.seed, number))
+        expected.append(library.random_state())
+    assert seen == expected and len({str(state) for state in seen}) == 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_of_several_batches_a_step_resumes_to_the_bit(workers, tmp_path, backend):
+    settings = {"accumulate": 3, "workers": workers, "backend": backend}
+    run(tmp_path / "a", **settings)
+    (tmp_path / "b").mkdir()
+    c = config(**settings)
+    with pytest.raises(Stopped, match="stopped after step 7 of 12"):
+        train(StopAt(tasks.make_task(c), 20, signal.SIGINT), c, tmp_path / "b", quiet=True)  # batch 20, of step 7
+    run(tmp_path / "b", resume=True, **settings)
+    for name, value in weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
+
+
+class Poisoned:
+    """A task whose loss, for some batches, is dragged up through one parameter alone."""
+
+    NAME = "encoder.layers.0.norm2.weight"
+
+    def __init__(self, task, *numbers):
+        self.model, self.inner, self.numbers, self.number = task.model, task, numbers, 0
+        self.evaluate, self.held_out_loss, self.tokens = task.evaluate, task.held_out_loss, task.tokens
+
+    def batch(self, step):
+        self.number = step
+        return self.inner.batch(step)
+
+    def loss(self, *arrays):
+        loss, tokens = self.inner.loss(*arrays)
+        if self.number in self.numbers:
+            weight = dict(self.model.named_parameters())[self.NAME]
+            loss = loss + (weight * weight).sum() * 5.0
+        return loss, tokens
+
+
+GUARDED = {"spike": 6.0, "workers": 1, "checkpoint_every": 1, "log_every": 5, "schedule": "constant"}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_step_whose_loss_leaps_is_left_out_and_told(tmp_path, backend):
+    c = config(**GUARDED, steps=25, backend=backend)
+    result = train(Poisoned(tasks.make_task(c), 25), c, tmp_path, quiet=True)
+    before, after = (checkpoint.load(f / "model.safetensors") for f in checkpoint.checkpoints(tmp_path / "checkpoint"))
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    (told,) = [line for line in lines_of(tmp_path) if "left_out" in line]
+    assert told["step"] == 25 and told["left_out"] == Poisoned.NAME and told["leap"] > 6 and told["growth"] > 10
+    assert told["loss"] == result["loss"] > 50 and result["left_out"] == 1
+
+
+def test_without_the_guard_the_same_batch_changes_the_weights(tmp_path):
+    c = config(**{**GUARDED, "spike": 0.0}, steps=25)
+    assert "left_out" not in train(Poisoned(tasks.make_task(c), 25), c, tmp_path, quiet=True)
+    before, after = (checkpoint.load(f / "model.safetensors") for f in checkpoint.checkpoints(tmp_path / "checkpoint"))
+    assert np.abs(after[Poisoned.NAME] - before[Poisoned.NAME]).max() > 1e-4
+
+
+def test_a_guarded_run_that_was_stopped_goes_on_to_the_bit(tmp_path):
+    """The second leap comes so soon after that a guard which had forgotten would let it pass."""
+    c = config(**GUARDED, steps=36)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    whole = train(Poisoned(tasks.make_task(c), 24, 33), c, tmp_path / "a", quiet=True)
+    with pytest.raises(Stopped, match="after step 28 of 36"):
+        train(StopAt(Poisoned(tasks.make_task(c), 24, 33), 28, signal.SIGINT), c, tmp_path / "b", quiet=True)
+    again = train(Poisoned(tasks.make_task(c), 24, 33), c, tmp_path / "b", quiet=True, resume=True)
+    assert whole["left_out"] == again["left_out"] == 2
+    for name, value in weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "b")[name], err_msg=name)
+    told = [[line for line in lines_of(tmp_path / name) if "left_out" in line] for name in ("a", "b")]
+    assert told[0] == told[1] and [line["step"] for line in told[0]] == [24, 33]
+
+
+def test_a_loss_that_stays_up_ends_the_run_with_parameter_and_step(tmp_path):
+    c = config(**GUARDED, steps=40)
+    with pytest.raises(FloatingPointError, match=rf"5 times in a row, at step 30 .*{Poisoned.NAME} grew most"):
+        train(Poisoned(tasks.make_task(c), *range(26, 41)), c, tmp_path, quiet=True)
+    assert checkpoint.load_checkpoint(tmp_path / "checkpoint")[2]["step"] == 29
+
+
+def test_a_guarded_run_without_a_leap_is_the_run_without_a_guard(tmp_path, backend):
+    for name, spike in (("guarded", 50.0), ("plain", 0.0)):
+        run(tmp_path / name, spike=spike, backend=backend, steps=24)
+    for name, value in weights(tmp_path / "plain").items():
+        np.testing.assert_array_equal(value, weights(tmp_path / "guarded")[name], err_msg=name)
+
+
+def test_elements_are_clipped_before_the_norm(tmp_path, backend):
+    """And the norm that is logged is that of the gradient as it came."""
+    c = config(clip_value=0.01, clip_norm=0.05, workers=1, backend=backend)
+    task = tasks.make_task(c)
+    library.manual_seed((c.seed, 1))
+    loss, _ = task.loss(*task.batch(1))
+    loss.backward()
+    raw = [p.grad.numpy().copy() for p in task.model.parameters()]
+    gradients = train_module._Gradients(task.model, c.clip_norm, c.clip_value)
+    norm = float(gradients.clip())
+    assert norm == pytest.approx(math.sqrt(sum((g**2).sum() for g in raw)), rel=1e-5)
+    cut = [g.clip(-0.01, 0.01) for g in raw]
+    factor = 0.05 / math.sqrt(sum((g**2).sum() for g in cut))
+    assert factor < 1 and max(np.abs(g).max() for g in raw) > 0.05
+    for p, g in zip(task.model.parameters(), cut, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), factor * g, rtol=1e-4, atol=1e-9)
+
+
+def test_an_infinite_gradient_is_told_though_its_elements_are_clipped(backend):
+    """Infinity cut down to 0.01 would be a number like any other. (A nan would stay one.)"""
+    task = tasks.make_task(config(workers=1, backend=backend))
+    loss, _ = task.loss(*task.batch(1))
+    loss.backward()
+    name, parameter = list(task.model.named_parameters())[5]
+    parameter.grad.data[...] = np.inf
+    gradients = train_module._Gradients(task.model, 1.0, 0.01)
+    with pytest.raises(FloatingPointError, match=rf"that of {name} is not, at step 7"), np.errstate(all="ignore"):
+        gradients.note(7, gradients.clip())
+        gradients.read()
 
 
 def test_signals_are_given_back():
@@ -161,6 +347,23 @@ def test_a_gradient_that_is_not_finite_is_told_with_parameter_and_step(tmp_path)
         train(task, c, tmp_path, quiet=True)
 
 
+def test_every_schedule_can_be_asked_for_by_name():
+    """Each warms up in the same line, and is then where its formula says."""
+    common = {"steps": 41, "warmup_steps": 10, "learning_rate": 0.2, "lr_decay": 0.5, "lr_decay_every": 20}
+    expected = {
+        "cosine": 0.02 + 0.18 / 2 * (1 + np.cos(np.pi * 20 / 31)), "linear": 0.02 + 0.18 * 11 / 31,
+        "inverse_sqrt": 0.2 * np.sqrt(10 / 30), "exponential": 0.1, "step": 0.1, "constant": 0.2,
+        "noam": 16**-0.5 * 30**-0.5,
+    }  # fmt: skip
+    assert set(expected) == set(SCHEDULES)
+    for name, value in expected.items():
+        schedule = make_schedule(config(schedule=name, lr_floor=0.02, **common))
+        assert schedule(30) == pytest.approx(value), name
+        peak = schedule(10)
+        assert peak == pytest.approx(0.2 if name != "noam" else 16**-0.5 * 10**-0.5)
+        np.testing.assert_allclose([schedule(t) for t in range(1, 11)], peak * np.arange(1, 11) / 10, err_msg=name)
+
+
 def test_vectors_are_not_decayed():
     model = tasks.make_task(config()).model
     groups = make_optimizer(TrainConfig(**SMALL), model).groups
@@ -175,8 +378,15 @@ def test_vectors_are_not_decayed():
         ({"learning_rate": -1}, "learning_rate lies in"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"dropout": 1.0}, "dropout lies in"),
-        ({"optimizer": "lion"}, "adamw, adam, sgd, adafactor; got 'lion'"),
-        ({"schedule": "linear"}, "cosine, noam, constant"),
+        ({"optimizer": "tiger"}, "adamw, adam, sgd, adafactor, lion; got 'tiger'"),
+        ({"schedule": "polynomial"}, "cosine, linear, inverse_sqrt, exponential, step, constant, noam; got 'polyn"),
+        ({"lr_floor": 1.0}, "lr_floor is at most learning_rate; got lr_floor=1.0, learning_rate=0.003"),
+        ({"lr_decay": 0}, "lr_decay lies in"),
+        ({"lr_decay": 1.5}, "lr_decay lies in"),
+        ({"clip_value": -1.0}, "clip_value lies in"),
+        ({"spike": float("inf")}, "spike lies in"),
+        ({"accumulate": 0}, "accumulate is an integer of at least 1; got 0"),
+        ({"lr_decay_every": 0}, "lr_decay_every is an integer of at least 1"),
         ({"stepz": 3}, "got stepz"),
         ({"symbols": 99}, "2 to 36 symbols"),
         ({"heads": 3}, "heads must divide"),

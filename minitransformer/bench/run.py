@@ -60,24 +60,26 @@ class Peer:
         self.errors.close()
 
 
-def installed(name: str) -> bool:
+def installed(name: str, known: dict[str, Any] = PEERS) -> bool:
     """Tell whether what a peer needs is installed."""
-    return importlib.util.find_spec(PEERS[name][1]) is not None
+    return importlib.util.find_spec(known[name][1]) is not None
 
 
-def choose(peers: str | None, names: str | None) -> tuple[list[str], list[str]]:
+def choose(
+    peers: str | None, names: str | None, known_peers: dict[str, Any] = PEERS, known_configs: Any = configs.CONFIGS
+) -> tuple[list[str], list[str]]:
     """Return the configurations and peers asked for. Raises ValueError for a name that is none."""
-    chosen = peers.split(",") if peers else list(PEERS)
-    wanted = names.split(",") if names else list(configs.CONFIGS)
-    for what, given, known in (("a peer", chosen, PEERS), ("a configuration", wanted, configs.CONFIGS)):
+    chosen = peers.split(",") if peers else list(known_peers)
+    wanted = names.split(",") if names else list(known_configs)
+    for what, given, known in (("a peer", chosen, known_peers), ("a configuration", wanted, known_configs)):
         for name in given:
             if name not in known:
                 raise ValueError(f"{what} is one of {', '.join(known)}; got {name!r}; write {next(iter(known))}")
-    missing = [name for name in chosen if not installed(name)]
+    missing = [name for name in chosen if not installed(name, known_peers)]
     if peers and missing:
         raise ValueError(
             f"a peer has to be installed; {missing[0]} is not; "
-            f"write pip install {PEERS[missing[0]][2]}, or leave it out of --peers"
+            f"write pip install {known_peers[missing[0]][2]}, or leave it out of --peers"
         )
     return wanted, [name for name in chosen if name not in missing]
 

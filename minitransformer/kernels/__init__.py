@@ -5,6 +5,8 @@ book in `ops/` says what is computed, the kernel only computes it sooner. Where 
 was not made for (half precision, arrays that are not laid out in rows), it calls the book. `use_kernels(False)` turns
 all of them off; then results differ by rounding alone, and a test holds each kernel to that.
 
+`decoding` is no op's body but a whole stack's: one new token through it, for generate/fast.py.
+
 What pays in NumPy, and is done here:
 
     a product with a vector of ones          adds up rows or columns 3 to 10 times faster than x.sum

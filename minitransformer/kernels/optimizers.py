@@ -46,6 +46,31 @@ def adam(xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, An
         theta -= u
 
 
+def lion(xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Do what `optim.Lion` says, block by block, with the book's own roundings.
+
+    A sign has no room for error: it is taken of the same number as there, to the bit.
+    """
+    lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+    arrays = [a.reshape(-1) for a in (x, g, state["exp_avg"])]
+    step = BLOCK_BYTES // x.itemsize
+    scratch = xp.empty((2, min(step, x.size)), dtype=x.dtype)
+    for i in range(0, x.size, step):
+        theta, g_block, m = (a[i : i + step] for a in arrays)
+        c, part = scratch[:, : len(theta)]
+        xp.multiply(m, beta1, out=c)
+        xp.multiply(g_block, 1 - beta1, out=part)
+        c += part
+        xp.sign(c, out=c)
+        c *= lr
+        if decay:
+            theta *= 1 - lr * decay
+        theta -= c
+        m *= beta2
+        xp.multiply(g_block, 1 - beta2, out=part)
+        m += part
+
+
 class Joined:
     """Small parameters of one group, side by side in flat arrays, with views of their moments in `state`.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
 from .. import nn
 from ..nn.activation import ACTIVATIONS, GATED
 from ..nn.attention import check_options
+from ..ops.position import PAIRINGS
 
 
 @dataclasses.dataclass
@@ -46,7 +48,8 @@ class LayersConfig(Config):
     queries and keys. window: keys that a query sees, 0 for all. attention: auto, dense, blockwise or linear.
     distinct_layers: how many layers have weights of their own, 0 for all; with 2 of 6, three follow the first and
     three the second (Lan et al. 2019, arXiv:1909.11942, share one). recompute: compute each layer again in the
-    backward pass instead of keeping what is inside (see nn.Recompute).
+    backward pass instead of keeping what is inside (see nn.Recompute). rotary_pairing, rotary_scaling: how rotary
+    positions turn, see nn.RotaryPositions; a scaling of 2 reads twice the trained length.
     """
 
     kv_heads: int = 0
@@ -57,6 +60,8 @@ class LayersConfig(Config):
     attention: str = "auto"
     distinct_layers: int = 0
     recompute: bool = False
+    rotary_pairing: str = "halves"
+    rotary_scaling: float = 1.0
 
     def attention_options(self) -> dict[str, Any]:
         """Return what MultiHeadAttention takes of it."""
@@ -86,6 +91,12 @@ class LayersConfig(Config):
             raise ValueError(
                 f"rotary positions turn pairs; got {d_model // heads} numbers a head; write heads for an even number"
             )
+        if self.rotary_pairing not in PAIRINGS:
+            known = ", ".join(PAIRINGS)
+            raise ValueError(f"rotary_pairing is one of {known}; got {self.rotary_pairing!r}; write {PAIRINGS[0]}")
+        scaling = self.rotary_scaling
+        if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
+            raise ValueError(f"rotary_scaling is a positive number; got {scaling!r}; write rotary_scaling=2")
         if self.distinct_layers > self.layers:  # type: ignore[attr-defined]
             raise ValueError(
                 f"distinct_layers is at most layers={self.layers}; got {self.distinct_layers}; "  # type: ignore[attr-defined]

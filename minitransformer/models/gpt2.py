@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from .. import nn, ops
+from ..backend import namespace
 from ..tensor import as_array
 from .config import LayersConfig
 from .transformer import POSITIONS, attention_positions, positions
@@ -40,6 +41,8 @@ class GPT2(nn.Module):
     """Score the token that follows each token; position t sees 0 … t and nothing later.
 
     ids: integers (B, T) → logits (B, T, V).    With caches (`decoder.new_caches()`), ids come after those read before.
+    padding: integers (B,), how many of a row's first ids, caches included, only pad it: nobody looks at them, and
+    positions are counted from what follows.
 
     Pre-norm, learned positions, GELU in its tanh form, the output projection tied to the embedding, weights drawn
     with spread 0.02, those that write into the residual sum with 0.02/√(2·layers).
@@ -72,15 +75,23 @@ class GPT2(nn.Module):
             if self.config.tie_output:
                 attention.out_proj.weight = attention.v_proj.weight
 
-    def features(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
+    def features(
+        self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None, padding: Any = None
+    ) -> Any:
         """Return what the logits are made from: the last layer's output.    (B, T) → (B, T, D)"""
         if ids.ndim != 2:
             raise ValueError(f"token ids come as (batch, length); got {ids.shape}; write ids[None] for one sequence")
-        x = self.drop(self.positions(self.embedding(ids), caches[0].past.length if caches else 0))
-        return self.decoder(x, causal=True, seen=seen, caches=caches)
+        start, key_mask = caches[0].past.length if caches else 0, None
+        if padding is not None:
+            key_mask = namespace((padding,)).arange(start + ids.shape[1]) >= padding[:, None]
+            start = start - padding
+        x = self.drop(self.positions(self.embedding(ids), start))
+        return self.decoder(x, key_mask, causal=True, seen=seen, caches=caches)
 
-    def forward(self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None) -> Any:
-        return ops.linear(self.features(ids, seen, caches), self.output_weight)
+    def forward(
+        self, ids: Any, seen: list | None = None, caches: list[nn.LayerCache] | None = None, padding: Any = None
+    ) -> Any:
+        return ops.linear(self.features(ids, seen, caches, padding), self.output_weight)
 
     @property
     def output_weight(self) -> Any:

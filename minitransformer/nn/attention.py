@@ -49,9 +49,10 @@ class MultiHeadAttention(Module):
     query: (B, T, D), key and value: (B, S, D) → y: (B, T, D), and with return_weights the weights (B, H, T, S).
 
     Called with one sequence it is self-attention, with another as key (and value) cross-attention.
-    mask: boolean, broadcastable to (B, H, T, S); key_mask: (B, S), True = a real token; causal: no look ahead.
-    Dropout acts on the weights, in training. cache: what was read before, to which the new keys are added; the queries
-    are then the last ones (see nn.KVCache). Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
+    mask: boolean, broadcastable to (B, H, T, S); key_mask: (B, S), True = a real token, with a cache for all that was
+    ever read; causal: no look ahead. Dropout acts on the weights, in training. cache: what was read before, to which
+    the new keys are added; the queries are then the last ones (see nn.KVCache). Vaswani et al. 2017, arXiv:1706.03762,
+    section 3.2.2.
 
     kv_heads: heads of keys and values, each serving H/kv_heads heads of queries: 1 is multi-query attention (Shazeer
     2019, arXiv:1911.02150), between 1 and H grouped-query (Ainslie et al. 2023, arXiv:2305.13245).
@@ -125,12 +126,15 @@ class MultiHeadAttention(Module):
                 k, v = cache.extend(k, v)
         along = None if self.positions is None or self.turns else self.positions(q.shape[-2], k.shape[-2], q)
         k, v = (x if x.shape[1] == self.heads else ops.repeat_heads(x, self.heads // x.shape[1]) for x in (k, v))
+        if key_mask is not None and cache is not None and cache.window:
+            key_mask = key_mask[..., -k.shape[-2] :]  # of those that the cache still has
         if self.kind == "linear":
             y, weights = self._linearly(q, k, v, mask, key_mask, causal, return_weights)
         else:
-            mask, dropout_p = self._masks(mask, key_mask, key), self.dropout if self.training else 0.0
-            options: dict[str, Any] = {"causal": causal, "distance_bias": along, "window": self.window}
+            mask = self._masks(mask, key_mask, (*key.shape[:-2], k.shape[-2]))
+            dropout_p = self.dropout if self.training else 0.0
             blockwise = {"dense": False, "blockwise": True}.get(self.kind)
+            options: dict[str, Any] = {"causal": causal, "distance_bias": along, "window": self.window}
             y = ops.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout_p, blockwise=blockwise, **options)
             weights = ops.attention_weights(q, k, mask, **options) if return_weights else None
         y = self.out_proj(self.join(y))
@@ -174,15 +178,14 @@ class MultiHeadAttention(Module):
         return self.positions(q, past + k.shape[-2] - q.shape[-2]), self.positions(k, past)
 
     @staticmethod
-    def _masks(mask: Any, key_mask: Any, key: Any) -> Any:
+    def _masks(mask: Any, key_mask: Any, keys: tuple[int, ...]) -> Any:
         mask, key_mask = as_array(mask), as_array(key_mask)
         if key_mask is None:
             return mask
-        if key_mask.dtype != bool or key_mask.shape != key.shape[:-1]:
+        if key_mask.dtype != bool or key_mask.shape != keys:
             came = f"{key_mask.dtype} {key_mask.shape}"
             raise ValueError(
-                f"key_mask is boolean and one value for each key; got {came} for keys {key.shape[:-1]}; "
-                "write ids != PAD"
+                f"key_mask is boolean and one value for each key; got {came} for keys {keys}; write ids != PAD"
             )
         here = key_mask[..., None, None, :]  # (B, 1, 1, S): the same for all heads and queries
         return here if mask is None else mask & here

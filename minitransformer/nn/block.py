@@ -167,7 +167,7 @@ class _Stack(Module):
 
     def new_caches(self) -> list[LayerCache]:
         """Return empty caches, one for each layer, to write with token by token."""
-        return [LayerCache() for _ in self.layers]
+        return [LayerCache(layer.self_attention.window or None) for layer in self.layers]
 
     def finish(self, x: Any) -> Any:
         """Normalise the sum where the layers have not.    (B, T, D) → (B, T, D)"""

@@ -13,38 +13,71 @@ class KVCache:
     """Keys and values of one attention, (B, H, S, K) each, in arrays with room to grow.
 
     A cache of self-attention grows with each call; one of cross-attention (fixed=True) is filled by the first call
-    and read by the others. Raises RuntimeError where gradients are recorded: a cache is for writing, not for training.
+    and read by the others. window: how far a query looks back, itself included; then only what a next query may still
+    see is kept, and memory stays the same however long the text becomes.
+    Raises RuntimeError where gradients are recorded: a cache is for writing, not for training; ValueError for a window
+    below 1.
     """
 
-    def __init__(self, fixed: bool = False):
-        self.fixed, self.length = fixed, 0
+    def __init__(self, fixed: bool = False, window: int | None = None):
+        if window is not None and window < 1:
+            raise ValueError(f"a window holds at least the query's own key; got {window}; write window=64, or None")
+        self.fixed, self.window = fixed, window
+        self.length = 0  # of all that was ever put in, and so the position of what comes next
+        self._first = self._end = 0  # where what may still be seen lies in the arrays
         self._k: Array = None
         self._v: Array = None
 
     def extend(self, k: Any, v: Any) -> tuple[Tensor, Tensor]:
-        """Put new keys and values behind those that are here, and return all.    (B, H, T, K) → (B, H, S, K)"""
+        """Put new keys and values behind those that are here, and return all.    (B, H, T, K) → (B, H, S, K)
+
+        With a window, all that any of the T new queries may see: S is at most window − 1 + T.
+        """
         if is_grad_enabled():
             raise RuntimeError("a cache is for writing, not for training; got gradients on; write with mt.no_grad():")
-        k, v = as_array(k), as_array(v)
-        end = self.length + k.shape[2]
-        if self._k is None or end > self._k.shape[2]:
-            self._k, self._v = (self._grown(old, new, end) for old, new in ((self._k, k), (self._v, v)))
-        self._k[:, :, self.length : end], self._v[:, :, self.length : end] = k, v
-        self.length = end
-        return self.read()
+        k, v = self.put(as_array(k), as_array(v))
+        return Tensor(k), Tensor(v)
 
-    def _grown(self, old: Array | None, new: Array, end: int) -> Array:
-        """Return a larger array with what was in the old one: twice as large, so that growing costs little."""
-        xp = backend.namespace((new,))
-        room = end if self.fixed else max(2 * end, 16)
-        larger = xp.empty((*new.shape[:2], room, new.shape[3]), dtype=new.dtype)
-        if old is not None:
-            larger[:, :, : self.length] = old[:, :, : self.length]
-        return larger
+    def put(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Do what `extend` does, with arrays."""
+        new = k.shape[2]
+        if self.window is not None:  # what lies further back than the first of the new queries may see
+            self._first = max(self._first, self._end - self.window + 1)
+        if self._k is None or self._end + new > self._k.shape[2]:
+            self._move(k, v, self._room(self._end - self._first + new))
+        begin, self._end = self._end, self._end + new
+        self._k[:, :, begin : self._end], self._v[:, :, begin : self._end] = k, v
+        self.length += new
+        all_of_it = self.arrays()
+        if self.window is not None and self._k.shape[2] > 2 * self.window:  # a long chunk is given back, but not kept
+            self._first = max(self._first, self._end - self.window)
+            self._move(k, v, 2 * self.window)
+        return all_of_it
+
+    def _room(self, needed: int) -> int:
+        """Return how much room to make: more than is needed now, so that growing costs little."""
+        if self.window is not None:
+            return max(needed, 2 * self.window)  # moved once in about `window` tokens
+        return needed if self.fixed else max(2 * needed, 16)
+
+    def _move(self, k: Array, v: Array, room: int) -> None:
+        """Take new arrays, like k and v but of that room, and begin them with what is here."""
+        xp, here = backend.namespace((k,)), self._end - self._first
+        fresh = [xp.empty((*like.shape[:2], room, like.shape[3]), dtype=like.dtype) for like in (k, v)]
+        if here:
+            for to, of in zip(fresh, self.arrays(), strict=True):
+                to[:, :, :here] = of
+        self._first, self._end = 0, here
+        self._k, self._v = fresh
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Return the keys and values that are here, as arrays.    → (B, H, S, K) each"""
+        return self._k[:, :, self._first : self._end], self._v[:, :, self._first : self._end]
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Return the keys and values that are here.    → (B, H, S, K) each"""
-        return Tensor(self._k[:, :, : self.length]), Tensor(self._v[:, :, : self.length])
+        k, v = self.arrays()
+        return Tensor(k), Tensor(v)
 
     def select(self, rows: Array) -> None:
         """Keep these rows of the batch, in this order: those that go on writing, or the beams that were chosen."""
@@ -57,10 +90,10 @@ class KVCache:
 
 
 class LayerCache:
-    """The caches of one layer: of its self-attention and, in a decoder, of its cross-attention."""
+    """The caches of one layer: of its self-attention (with its window) and, in a decoder, of its cross-attention."""
 
-    def __init__(self) -> None:
-        self.past, self.memory = KVCache(), KVCache(fixed=True)
+    def __init__(self, window: int | None = None) -> None:
+        self.past, self.memory = KVCache(window=window), KVCache(fixed=True)
 
     def select(self, rows: Array) -> None:
         """Keep these rows of the batch, in this order."""

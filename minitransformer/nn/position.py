@@ -21,6 +21,19 @@ def _check_length(end: int, limit: int) -> None:
         )
 
 
+def _places(start: Any, length: int, limit: int) -> Any:
+    """Return where a sequence stands in a table: a slice, or, where each row has a start of its own, indices (B, T).
+
+    A start below 0 is that of a row padded at its left: what pads stands at 0, and nobody looks at it.
+    """
+    if isinstance(start, int):
+        _check_length(start + length, limit)
+        return slice(start, start + length)
+    _check_length(int(start.max()) + length, limit)
+    xp = backend.namespace((start,))
+    return xp.maximum(start[:, None] + xp.arange(length), 0)
+
+
 def sinusoids(length: int, width: int) -> np.ndarray:
     """Return the table of sinusoidal positions, float64.    → (length, width)
 
@@ -56,32 +69,34 @@ class _Sent:
 class SinusoidalPositions(Module):
     """Add fixed waves to a sequence: y = x + table[start : start + T].
 
-    x: (B, T, D) → (B, T, D).    Raises ValueError beyond max_length.
+    x: (B, T, D), start: a number, or one for each row (B,) → (B, T, D).    Raises ValueError beyond max_length.
     """
 
     def __init__(self, max_length: int, width: int):
         self.table = sinusoids(max_length, width)
         self._tables = _Sent()
 
-    def forward(self, x: Any, start: int = 0) -> Any:
-        _check_length(start + x.shape[-2], len(self.table))
+    def forward(self, x: Any, start: Any = 0) -> Any:
+        places = _places(start, x.shape[-2], len(self.table))
         data = x.data if hasattr(x, "node") else x
         table = self._tables.get(data, (data.dtype.char,), lambda: self.table.astype(data.dtype))
-        return x + table[start : start + x.shape[-2]]
+        return x + table[places]
 
 
 class LearnedPositions(Module):
     """Add a learned vector for each position: y = x + weight[start : start + T].
 
-    x: (B, T, D) → (B, T, D).    weight: (max_length, D), normal.    Raises ValueError beyond max_length.
+    x: (B, T, D), start: a number, or one for each row (B,) → (B, T, D).    weight: (max_length, D), normal.
+
+    Raises ValueError beyond max_length.
     """
 
     def __init__(self, max_length: int, width: int, std: float = 0.02):
         self.weight = init.normal((max_length, width), std)
 
-    def forward(self, x: Any, start: int = 0) -> Any:
-        _check_length(start + x.shape[-2], self.weight.shape[0])
-        return x + self.weight[start : start + x.shape[-2]]
+    def forward(self, x: Any, start: Any = 0) -> Any:
+        places = _places(start, x.shape[-2], self.weight.shape[0])
+        return x + (self.weight[places] if isinstance(places, slice) else ops.embedding(places, self.weight))
 
 
 class RotaryPositions(Module):
@@ -202,5 +217,5 @@ class RelativeBias(Module):
 class NoPositions(Module):
     """Add nothing: to see what a Transformer cannot do without positions.    (B, T, D) → (B, T, D)"""
 
-    def forward(self, x: Any, start: int = 0) -> Any:
+    def forward(self, x: Any, start: Any = 0) -> Any:
         return x

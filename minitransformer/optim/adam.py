@@ -10,7 +10,7 @@ from typing import Any
 from ..backend import Array
 from ..kernels import optimizers as fast
 from ..kernels.cuda import optimizers as cuda
-from .optimizer import Optimizer, check_range
+from .optimizer import Optimizer, check_betas, check_range
 
 
 class Adam(Optimizer):
@@ -40,10 +40,7 @@ class Adam(Optimizer):
     def _check(self, group: dict[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay"):
             check_range(name, group[name], 0, float("inf"))
-        if not isinstance(group["betas"], tuple) or len(group["betas"]) != 2:
-            raise ValueError(f"betas are two numbers; got {group['betas']!r}; write betas=(0.9, 0.999)")
-        for i, beta in enumerate(group["betas"]):
-            check_range(f"betas[{i}]", beta, 0, 1)
+        check_betas(group["betas"])
 
     def _new_state(self, xp: Any, x: Array, group: dict[str, Any]) -> dict[str, Array]:
         return {"exp_avg": xp.zeros_like(x), "exp_avg_sq": xp.zeros_like(x)}

@@ -36,7 +36,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
         return 0.0
     gradients = [node.grad for node in nodes if node.grad is not None]
     xp = namespace(tuple(gradients))
-    if _at_once(xp, gradients):
+    if at_once(xp, gradients):
         norm = cuda.clip_norm(xp, tuple(gradients), max_norm)
         max_norm = math.inf  # done
     else:
@@ -52,7 +52,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, erro
     return norm
 
 
-def _at_once(xp: Any, gradients: list[Any]) -> bool:
+def at_once(xp: Any, gradients: list[Any]) -> bool:
     """Tell whether one launch can take all gradients."""
     alike = xp.__name__ == "cupy" and kernels_enabled() and len({g.dtype for g in gradients}) == 1
     return alike and all(g.flags.c_contiguous for g in gradients)
@@ -62,7 +62,7 @@ def scale_gradients_(parameters: Iterable[Tensor] | Tensor, factor: float) -> No
     """Multiply every gradient by a number, in place: g ← factor·g."""
     nodes = _nodes_with_gradient(parameters)
     gradients = [node.grad for node in nodes if node.grad is not None]
-    if gradients and _at_once(namespace(tuple(gradients)), gradients):
+    if gradients and at_once(namespace(tuple(gradients)), gradients):
         cuda.multiply(namespace(tuple(gradients)), tuple(gradients), factor)
         return
     for node, g in zip(nodes, gradients, strict=True):
@@ -78,8 +78,32 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
     This changes the direction of the step; `clip_grad_norm_` does not.
     """
     check_range("clip_value", clip_value, 0, math.inf)
-    for node in _nodes_with_gradient(parameters):
-        node.grad = namespace((node.grad,)).clip(node.grad, -clip_value, clip_value)
+    nodes = _nodes_with_gradient(parameters)
+    gradients = [node.grad for node in nodes if node.grad is not None]
+    if gradients and at_once(namespace(tuple(gradients)), gradients):
+        cuda.clip_value(namespace(tuple(gradients)), tuple(gradients), clip_value)
+        return
+    for node, g in zip(nodes, gradients, strict=True):
+        node.grad = namespace((g,)).clip(g, -clip_value, clip_value, out=g if g.ndim else None)
+
+
+def grad_norms(parameters: Iterable[Tensor] | Tensor) -> list[float]:
+    """Return the norm of each parameter's gradient, √(Σ g²), in their order; 0 where there is none.
+
+    On a GPU all of them are found in one launch, and the host waits for the answer.
+    """
+    chosen = unique_parameters(parameters)
+    held = [(i, p.node.grad) for i, p in enumerate(chosen) if p.node is not None]
+    found = [(i, g) for i, g in held if g is not None]
+    norms = [0.0] * len(chosen)
+    if not found:
+        return norms
+    gradients = tuple([g for _, g in found])
+    xp = namespace(gradients)
+    squares = cuda.squares(xp, gradients) if at_once(xp, list(gradients)) else [xp.vdot(g, g) for g in gradients]
+    for (i, _), square in zip(found, squares, strict=True):
+        norms[i] = math.sqrt(float(square))
+    return norms
 
 
 def parameter_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> int | None:

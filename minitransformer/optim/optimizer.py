@@ -22,6 +22,14 @@ def check_range(name: str, value: Any, low: float, high: float, low_is_allowed: 
         raise ValueError(f"{name} lies in {bracket}{low}, {end}); got {value}; write {name}=0.1")
 
 
+def check_betas(betas: Any) -> None:
+    """Raise ValueError unless these are two numbers in [0, 1)."""
+    if not isinstance(betas, tuple) or len(betas) != 2:
+        raise ValueError(f"betas are two numbers; got {betas!r}; write betas=(0.9, 0.999)")
+    for i, beta in enumerate(betas):
+        check_range(f"betas[{i}]", beta, 0, 1)
+
+
 def unique_parameters(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
     """Return the parameters in order, each once however often it is named (tied weights)."""
     if isinstance(parameters, Tensor):
@@ -200,6 +208,14 @@ class Optimizer:
         """Forget all gradients: they become None, so that the next backward starts afresh."""
         for p in self.parameters:
             p.grad = None
+
+    def state_bytes(self) -> int:
+        """Return how many bytes the state takes beside the parameters: 0 before the first step.
+
+        Of a parameter of n bytes: Adam keeps 2·n; Lion, and SGD with momentum, n; plain SGD nothing; Adafactor, of a
+        matrix of N×M numbers, N + M.
+        """
+        return sum(v.nbytes for entry in self.state for v in entry.values() if hasattr(v, "nbytes"))
 
     # -- what a checkpoint needs ----------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

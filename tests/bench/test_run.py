@@ -102,7 +102,7 @@ def test_bad_input_gets_one_line(argv, message, capsys, tmp_path, monkeypatch):
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(run, "installed", lambda name: name in ("ours", "book"))
+    monkeypatch.setattr(run, "installed", lambda name, known: name in ("ours", "book"))
     with pytest.raises(ValueError, match="jax is not; write pip install jax, or leave it out"):
         run.choose("ours,jax", None)
     assert run.choose(None, "reversal") == (["reversal"], ["ours", "book"])

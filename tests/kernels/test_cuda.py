@@ -22,6 +22,7 @@ on_mock = pytest.mark.skipif("not config.where.startswith('cupy on the host')", 
 # configuration, optimizer → launches of kernels, products of matrices (cuBLAS calls)
 BUDGETS = {
     ("reversal", "AdamW"): (166, 167),
+    ("reversal", "Lion"): (166, 167),
     ("reversal", "Adafactor"): (171, 167),
     ("gpt-small", "AdamW"): (128, 123),
 }

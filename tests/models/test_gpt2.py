@@ -5,6 +5,7 @@ import pytest
 
 from minitransformer import ops
 from minitransformer.models import GPT2, GPT2Config
+from tests.oracles import gpt2_state
 
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 SMALL = GPT2Config(vocab_size=11, max_length=8, d_model=12, heads=3, layers=2, d_ff=20, dropout=0.0)
@@ -20,24 +21,8 @@ def test_gpt2_agrees_with_transformers(torch, transformers):
     with torch.no_grad():
         for p in theirs.parameters():
             p += 0.1 * torch.randn_like(p)
-    w = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
-    state = {"embedding.weight": w["transformer.wte.weight"], "positions.weight": w["transformer.wpe.weight"]}
-    names = {"norm1": "ln_1", "norm2": "ln_2"}
-    for i in range(2):
-        ours, his = f"decoder.layers.{i}", f"transformer.h.{i}"
-        for kind in ("weight", "bias"):
-            joint = np.split(w[f"{his}.attn.c_attn.{kind}"], 3, axis=-1)  # theirs is (in, out)
-            for name, part in zip("qkv", joint, strict=True):
-                state[f"{ours}.self_attention.{name}_proj.{kind}"] = part.T
-            state[f"{ours}.self_attention.out_proj.{kind}"] = w[f"{his}.attn.c_proj.{kind}"].T
-            state[f"{ours}.feed_forward.up.{kind}"] = w[f"{his}.mlp.c_fc.{kind}"].T
-            state[f"{ours}.feed_forward.down.{kind}"] = w[f"{his}.mlp.c_proj.{kind}"].T
-            for a, b in names.items():
-                state[f"{ours}.{a}.{kind}"] = w[f"{his}.{b}.{kind}"]
-    for kind in ("weight", "bias"):
-        state[f"decoder.norm.{kind}"] = w[f"transformer.ln_f.{kind}"]
     model = GPT2(SMALL).to("float64").eval()
-    model.load_state_dict(state)
+    model.load_state_dict(gpt2_state(theirs))
     expected = theirs(torch.tensor(IDS)).logits
     np.testing.assert_allclose(model(IDS).numpy(), expected.detach().numpy(), atol=1e-10)
     ops.cross_entropy(model(IDS), IDS[:, ::-1]).backward()

@@ -156,3 +156,20 @@ def test_relative_positions_are_shared_by_the_layers_of_a_stack():
 def test_misuse_of_positions_is_named(act, text):
     with pytest.raises(ValueError, match=text):
         act()
+
+
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
+def test_each_row_may_start_at_its_own_place(kind, rng):
+    positions = nn.LearnedPositions(9, 6) if kind == "learned" else nn.SinusoidalPositions(9, 6)
+    x = mt.tensor(rng.standard_normal((3, 4, 6)).astype("float32"))
+    starts = [5, 0, -2]  # the last: two tokens that only pad, then positions 0 and 1
+    y = positions(x, mt.tensor(np.array(starts)).data).numpy()
+    for row, start in enumerate(starts[:2]):
+        np.testing.assert_array_equal(y[row], positions(x[row : row + 1], start).numpy()[0])
+    np.testing.assert_array_equal(y[2, 2:], positions(x[2:, 2:], 0).numpy()[0])
+    with pytest.raises(ValueError, match="max_length=9; got a sequence of 10"):
+        positions(x, mt.tensor(np.array([0, 6, 1])).data)
+    if kind == "learned":
+        positions(x, mt.tensor(np.array(starts)).data).sum().backward()
+        counts = positions.weight.grad.numpy()[:, 0]
+        np.testing.assert_array_equal(counts, [4, 2, 1, 1, 0, 1, 1, 1, 1])

@@ -66,7 +66,7 @@ def kept_bytes(root):
         while cells:
             value = cells.pop().cell_contents
             for item in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(item, np.ndarray):
+                if hasattr(item, "nbytes"):
                     base = item if item.base is None else item.base
                     seen[id(base)] = base.nbytes
     return sum(seen.values())

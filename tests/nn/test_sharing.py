@@ -18,8 +18,8 @@ def softmax(x):
 def attention(**options):
     mt.manual_seed(3)
     made = nn.MultiHeadAttention(D, H, **options).to("float64")
-    for p in made.parameters():
-        p.data += 0.1 * np.random.default_rng(p.size).standard_normal(p.shape)
+    rng = np.random.default_rng(0)
+    made.load_state_dict({name: a + 0.1 * rng.standard_normal(a.shape) for name, a in made.state_dict().items()})
     return made
 
 
@@ -163,7 +163,8 @@ CONFIGS = {
     "shared heads": {"share": "heads"}, "tied output": {"tie_output": True}, "one layer": {"distinct_layers": 1},
     "two of four": {"distinct_layers": 2}, "qk norm": {"qk_norm": True}, "window": {"window": 3},
     "blockwise": {"attention": "blockwise"}, "linear": {"attention": "linear"}, "swiglu": {"activation": "swiglu"},
-    "recompute": {"recompute": True},
+    "recompute": {"recompute": True}, "pairs of neighbours": {"positions": "rotary", "rotary_pairing": "neighbours"},
+    "rotary, scaled": {"positions": "rotary", "rotary_scaling": 2.0},
 }  # fmt: skip
 
 
@@ -246,6 +247,8 @@ def test_what_sharing_saves_is_what_it_should():
         (lambda: attention(kind="linear")(np.ones((1, 2, D)), mask=np.ones((2, 2), bool)), "no scores to mask"),
         (lambda: GPT2Config(distinct_layers=13), "at most layers=12; got 13"),
         (lambda: GPT2Config(share="half"), "share is one of"),
+        (lambda: GPT2Config(rotary_pairing="both"), "rotary_pairing is one of halves, neighbours; got 'both'"),
+        (lambda: GPT2Config(rotary_scaling=0), "rotary_scaling is a positive number; got 0"),
         (lambda: GPT2Config(recompute=1), "recompute is true or false; got 1"),
         (lambda: GPT2Config(attention="linear", positions="alibi", dropout=0.0), "a bias of positions"),
         (lambda: nn.FeedForward(4, 8, "mish"), "swiglu, geglu; got 'mish'"),

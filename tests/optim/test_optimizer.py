@@ -12,6 +12,7 @@ ALL = [
     lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
     lambda p: optim.Adam(p, lr=0.1),
     lambda p: optim.AdamW(p, lr=0.1),
+    lambda p: optim.Lion(p, lr=0.01),
     lambda p: optim.Adafactor(p, lr=0.1),
     lambda p: optim.Adafactor(p, convention="transformers", beta1=0.9),
 ]
@@ -95,14 +96,29 @@ def test_decoupled_decay_shrinks_all_weights_alike_and_an_l2_penalty_does_not():
     assert abs(adamw[0] - adamw[1]) < 0.05 and abs(adam[0] - adam[1]) > 0.2
 
 
-def test_adafactor_keeps_rows_and_columns_where_adam_keeps_two_matrices():
-    p = mt.tensor(np.ones((300, 200), "float32"), requires_grad=True)
-    p.grad = np.ones((300, 200), "float32")
-    counts = []
-    for optimizer in (optim.Adafactor([p]), optim.Adam([p])):
-        optimizer.step()
-        counts.append(sum(v.size for v in optimizer.state[0].values() if hasattr(v, "dtype")))
-    assert counts == [300 + 200, 2 * 300 * 200]
+@pytest.mark.parametrize("kernels", [True, False])
+def test_state_bytes_are_those_of_the_moments(kernels):
+    """Exactly: a matrix that is stepped alone, a small one and a vector that are joined, all in single precision."""
+    shapes = [(300, 250), (5, 3), (7,)]
+    n = 4 * (300 * 250 + 5 * 3 + 7)
+    expected = {
+        optim.Adam: 2 * n, optim.AdamW: 2 * n, optim.Lion: n, optim.SGD: 0,
+        lambda p: optim.SGD(p, momentum=0.9): n, optim.Adafactor: 4 * (300 + 250 + 5 + 3 + 7),
+        lambda p: optim.Adafactor(p, convention="transformers", beta1=0.9): 4 * (300 + 250 + 5 + 3 + 7) + n,
+    }  # fmt: skip
+    for make, count in expected.items():
+        parameters = [mt.tensor(np.ones(s, "float32"), requires_grad=True) for s in shapes]
+        optimizer = make([*parameters, parameters[0], mt.tensor(np.ones(9, "float32"))])  # one tied, one frozen
+        assert optimizer.state_bytes() == 0
+        for _ in range(2):
+            for p in parameters:
+                p.grad = mt.tensor(np.ones(p.shape, "float32"))
+            with mt.use_kernels(kernels):
+                optimizer.step()
+        assert optimizer.state_bytes() == count, type(optimizer).__name__
+        again = make([*parameters, mt.tensor(np.ones(9, "float32"))])
+        again.load_state_dict(optimizer.state_dict())
+        assert again.state_bytes() == count
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Steps of optimizers for all parameters at once, and the norm of all gradients, which stays on the device.
 
-Bytes: Adam reads θ, g, m, v and writes θ, m, v, 7·N; SGD with momentum 5·N; the norm reads N, and clipping, where it
-has to, reads and writes N more. None of it could move less.
+Bytes: Adam reads θ, g, m, v and writes θ, m, v, 7·N; SGD with momentum and Lion 5·N; the norm reads N, and clipping,
+where it has to, reads and writes N more. None of it could move less.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array
+from ...backend import Array, to_numpy
 from .many import CHUNK, CODE, addresses, pieces, pointers
 from .source import arrived, changing, source
 
@@ -19,7 +19,7 @@ THREADS = 256
 
 SOURCE = source(
     "optimizers",
-    "adam sgd square_norm clip",
+    "adam sgd lion accumulate square_norm clip bound",
     CODE
     + r"""
 #define PIECE                                                                       \
@@ -61,6 +61,33 @@ __global__ void sgd(T** xs, Pointers near, T** far, T** bs, const integer* sizes
             u = nesterov ? u + (W)momentum * b : b;
         }
         x[i] = T((W)x[i] - (W)lr * u);
+    }
+}
+
+template <typename T>
+__global__ void lion(T** xs, Pointers near, T** far, T** ms, const integer* sizes, const int* owner,
+                     const integer* begin, Changing<double> n) {
+    typedef typename Wide<T>::type W;
+    const W beta1 = n[0], beta2 = n[1], lr = n[2], shrink = n[3];
+    PIECE
+    T *x = xs[own], *m = ms[own];
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W g_i = (W)g[i], m_i = (W)m[i], c = (W)beta1 * m_i + ((W)1 - (W)beta1) * g_i;
+        const W sign = c > 0 ? W(1) : c < 0 ? W(-1) : c;  // 0 stays 0, and what is not a number stays that
+        x[i] = T((W)x[i] * (W)shrink - (W)lr * sign);
+        m[i] = T((W)beta2 * m_i + ((W)1 - (W)beta2) * g_i);
+    }
+}
+
+template <typename T>
+__global__ void accumulate(T** sums, Pointers near, T** far, const integer* sizes, const int* owner,
+                           const integer* begin, double weight, int first) {
+    typedef typename Wide<T>::type W;
+    PIECE
+    T* sum = sums[own];
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W part = (W)weight * (W)g[i];
+        sum[i] = T(first ? part : (W)sum[i] + part);
     }
 }
 
@@ -107,6 +134,18 @@ __global__ void clip(Pointers near, T** far, const integer* sizes, const int* ow
     PIECE
     for (integer i = from; i < to; i += blockDim.x) g[i] = T((W)g[i] * factor);
 }
+
+template <typename T>
+__global__ void bound(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin,
+                      double limit) {
+    typedef typename Wide<T>::type W;
+    const W most = limit;
+    PIECE
+    for (integer i = from; i < to; i += blockDim.x) {
+        const W g_i = g[i];
+        g[i] = T(g_i > most ? most : g_i < -most ? -most : g_i);  // what is not a number stays that
+    }
+}
 """.replace("CHUNK", str(CHUNK)),
 )
 
@@ -144,16 +183,52 @@ def sgd(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, An
     _launch(xp, "sgd", xs, (addresses(xp, xs), *pointers(xp, gs), buffers), (changing("f8", 6, numbers),))
 
 
-def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
-    """Return ‖g‖ as it was, a scalar on the device, and bring the gradients down to `limit`, in two launches."""
+def lion(xp: Any, xs: Arrays, gs: Arrays, states: list[dict], group: dict[str, Any]) -> None:
+    """Do what `optim.Lion` says to arrays that have had the same number of steps, in one launch."""
+
+    def numbers() -> tuple[float, ...]:
+        return *group["betas"], group["lr"], 1 - group["lr"] * group["weight_decay"]
+
+    moments = addresses(xp, tuple([s["exp_avg"] for s in states]))
+    _launch(xp, "lion", xs, (addresses(xp, xs), *pointers(xp, gs), moments), (changing("f8", 4, numbers),))
+
+
+def accumulate(xp: Any, sums: Arrays, gs: Arrays, weight: float, first: bool) -> None:
+    """Add weight·g to each sum, or begin it with that, in one launch.
+
+    The gradients stay as they are.
+    """
+    _launch(xp, "accumulate", gs, (addresses(xp, sums), *pointers(xp, gs)), (np.float64(weight), np.int32(first)))
+
+
+def _square_norm(xp: Any, gs: Arrays, lists: tuple[Any, Any], limit: float) -> tuple[Array, Array]:
+    """Return the sums of squares of all blocks, and what the kernel makes of them."""
     wide = np.dtype("f8" if gs[0].dtype.char == "d" else "f4")
     blocks = pieces(gs[0].device.id, tuple([g.size for g in gs]))[-1]
     partial, result = xp.empty(blocks, dtype=wide), xp.empty(3, dtype=wide)
-    lists = pointers(xp, gs)
     _launch(xp, "square_norm", gs, lists, (partial, arrived(gs[0].device.id), result, np.float64(limit)))
+    return partial, result
+
+
+def clip_norm(xp: Any, gs: Arrays, limit: float) -> Array:
+    """Return ‖g‖ as it was, a scalar on the device, and bring the gradients down to `limit`, in two launches."""
+    lists = pointers(xp, gs)
+    _, result = _square_norm(xp, gs, lists, limit)
     if limit != math.inf:
         _launch(xp, "clip", gs, lists, (result,))
     return result[0]
+
+
+def squares(xp: Any, gs: Arrays) -> np.ndarray:
+    """Return Σg² of each array, on the host, which waits for it.    → (len(gs),)"""
+    partial, _ = _square_norm(xp, gs, pointers(xp, gs), math.inf)
+    owner = np.repeat(np.arange(len(gs)), [-(-g.size // CHUNK) for g in gs])
+    return np.bincount(owner, weights=to_numpy(partial), minlength=len(gs))
+
+
+def clip_value(xp: Any, gs: Arrays, limit: float) -> None:
+    """Bring every element of all arrays into −limit … limit, in one launch."""
+    _launch(xp, "bound", gs, pointers(xp, gs), (np.float64(limit),))
 
 
 def multiply(xp: Any, gs: Arrays, factor: float) -> None:

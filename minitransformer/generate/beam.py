@@ -1,0 +1,137 @@
+"""Beam search: several unfinished texts side by side, the likeliest so far, since the best text may begin unlikely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..tensor import no_grad
+from .read import Texts, Translations
+
+
+class Hypothesis(NamedTuple):
+    """A finished text, and ln p of it over its length to the power of the length penalty."""
+
+    ids: list[int]
+    score: float
+
+
+class _Sentence:
+    """The beams of one text: rows of the batch, the logarithms of their chances, and what is finished."""
+
+    def __init__(self, beams: int, ends: Collection[int], penalty: float, longest: int):
+        self.beams, self.ends, self.penalty, self.longest = beams, ends, penalty, longest
+        self.totals = np.zeros(1)
+        self.finished: list[Hypothesis] = []
+
+    def step(self, log_p: np.ndarray, texts: list[list[int]], length: int) -> tuple[list[int], list[int]]:
+        """Extend every beam by every token and keep the best; return (which beam, which token) of those that go on.
+
+        log_p: (beams now, V), texts: what each has written, length: what each has with the next token
+
+        A text that has ended counts if it is among the best `beams` of all extensions; the others make sure that as
+        many go on. Ties go to the earlier beam, then to the lower token.
+        """
+        extended = (self.totals[:, None] + log_p).ravel()
+        count = min((1 + max(1, len(self.ends))) * self.beams, extended.size)
+        best = np.argpartition(-extended, count - 1)[:count] if count < extended.size else np.arange(count)
+        best = best[np.lexsort((best, -extended[best]))]
+        going = []
+        for rank, place in enumerate(best.tolist()):
+            beam, token = divmod(place, log_p.shape[1])
+            ended = token in self.ends
+            if extended[place] == -math.inf:
+                continue
+            if not ended and length < self.longest:
+                going.append(place)
+            elif rank < self.beams:
+                ids = texts[beam] if ended else [*texts[beam], token]
+                self.finished.append(Hypothesis(ids, float(extended[place]) / length**self.penalty))
+        self.finished = sorted(self.finished, key=lambda text: -text.score)[: self.beams]
+        going = going[: self.beams]
+        self.totals = extended[going]
+        if self._settled(length):
+            self.totals, going = self.totals[:0], []
+        return [place // log_p.shape[1] for place in going], [place % log_p.shape[1] for place in going]
+
+    def _settled(self, length: int) -> bool:
+        """Tell whether no beam can still enter among the finished, however it goes on.
+
+        ln p only falls. Divided by a power of the length it falls least at the greatest length, for a penalty above 0.
+        """
+        if not len(self.totals) or len(self.finished) < self.beams:
+            return not len(self.totals)
+        if self.beams == 1:  # greedy decoding ends with its first end
+            return True
+        length = self.longest if self.penalty > 0 else length
+        return bool(self.totals[0] / length**self.penalty <= self.finished[-1].score)
+
+
+def _search(
+    reader: Texts | Translations, count: int, beams: int, ends: Collection[int], penalty: float
+) -> list[list[Hypothesis]]:
+    """Go on with each row of a reader in `beams` ways; return what is finished, for each row, the best first."""
+    if beams < 1 or count < 1 or not math.isfinite(penalty):
+        raise ValueError(
+            f"a beam search has beams >= 1, at least one token, and a finite length penalty; got {beams}, {count} and "
+            f"{penalty}; write beams=4, length_penalty=1"
+        )
+    sentences = [_Sentence(beams, ends, penalty, count) for _ in reader.rows]
+    going = list(range(len(sentences)))  # the sentences whose beams stand in the batch, one after another
+    for length in range(1, count + 1):
+        if not going:
+            break
+        scores = reader.scores().astype("float64")
+        scores -= scores.max(axis=-1, keepdims=True)
+        log_p = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+        first, rows, tokens, left = 0, [], [], []
+        for i in going:
+            end = first + len(sentences[i].totals)
+            chosen, new = sentences[i].step(log_p[first:end], [reader.written(r) for r in range(first, end)], length)
+            rows += [first + beam for beam in chosen]
+            tokens += new
+            left += [i] if chosen else []
+            first = end
+        reader.select(rows)
+        reader.append(tokens)
+        going = left
+    return [sentence.finished for sentence in sentences]
+
+
+def beam_translate(
+    model: Any, sources: Sequence[Sequence[int]], bos: int, eos: int, max_length: int, beams: int = 4,
+    length_penalty: float = 1.0, cached: bool = True,
+) -> list[list[Hypothesis]]:  # fmt: skip
+    """Find likely translations with an encoder-decoder, for each source the best first.
+
+        score = ln p(ids) / length^α
+
+    sources: lists of token ids → for each, at most `beams` hypotheses: ids without BOS and EOS, and the score
+
+    The length counts EOS; α is the length penalty: 0 for ln p alone, which favours short texts, 1 for the mean of a
+    token, above that longer ones. (Wu et al. 2016, arXiv:1609.08144, divide by ((5 + length)/6)^α instead.)
+    A search ends when no unfinished beam can come among the finished any more, at whatever length: with transformers
+    this is early_stopping="never". One beam is greedy decoding. cached=False decodes anew for each token.
+    Raises ValueError for an empty source, fewer than one beam or token, or a penalty that is not finite.
+    """
+    with no_grad():
+        reader = Translations(model, sources, bos, cached)
+        return _search(reader, max_length, beams, {eos, model.config.pad_id}, length_penalty)
+
+
+def beam_texts(
+    model: Any, prompts: Sequence[Sequence[int]], count: int, beams: int = 4, length_penalty: float = 1.0,
+    stop: Collection[int] = (), cached: bool = True, chunk: int = 0,
+) -> list[list[Hypothesis]]:  # fmt: skip
+    """Find likely continuations of prompts with a causal language model, for each prompt the best first.
+
+    prompts: lists of token ids, of any lengths → for each, at most `beams` hypotheses: the new ids, and the score
+
+    A text ends before a token of `stop`, which counts in its length, or with `count` tokens. The rest is as in
+    `beam_translate`, prompts and chunk as in `continue_texts`.
+    """
+    with no_grad():
+        return _search(Texts(model, prompts, cached, chunk), count, beams, set(stop), length_penalty)
