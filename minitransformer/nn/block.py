@@ -167,7 +167,8 @@ class _Stack(Module):
 
     def new_caches(self) -> list[LayerCache]:
         """Return empty caches, one for each layer, to write with token by token."""
-        return [LayerCache(layer.self_attention.window or None) for layer in self.layers]
+        windows = [getattr(layer.self_attention, "window", 0) for layer in self.layers]  # attention may be a user's own
+        return [LayerCache(window or None) for window in windows]
 
     def finish(self, x: Any) -> Any:
         """Normalise the sum where the layers have not.    (B, T, D) → (B, T, D)"""
