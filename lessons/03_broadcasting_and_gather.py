@@ -8,7 +8,8 @@
 # hand-written derivatives are mistakes in it. The real things: [elementwise.py](../minitransformer/ops/elementwise.py)
 # (`sum_to`), [indexing.py](../minitransformer/ops/indexing.py), [shape.py](../minitransformer/ops/shape.py).
 #
-# [← 02 · Tensors and the tape](02_tensors_and_the_tape.ipynb)
+# [← 02 · Tensors and the tape](02_tensors_and_the_tape.ipynb) ·
+# [04 · Gradient checking →](04_gradient_checking.ipynb)
 
 # %%
 import matplotlib.pyplot as plt
