@@ -1,6 +1,6 @@
 """minitransformer: the Transformer you can step through."""
 
-from . import data, kernels, models, nn, ops, optim
+from . import data, kernels, lessons, models, nn, ops, optim
 from . import ops as functional
 from .backend import get_backend, manual_seed, set_backend, use_backend
 from .checkpoint import load, save
@@ -25,6 +25,6 @@ from .tensor import (
 __version__ = "0.1.0"
 __all__ = [
     "PRIMITIVES", "Parameter", "Tensor", "Workers", "autocast", "data", "enable_grad", "functional", "get_backend",
-    "grad", "gradcheck", "gradients", "kernels", "load", "manual_seed", "models", "nn", "no_grad", "ops", "optim",
-    "primitive", "recompute", "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
+    "grad", "gradcheck", "gradients", "kernels", "lessons", "load", "manual_seed", "models", "nn", "no_grad", "ops",
+    "optim", "primitive", "recompute", "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
 ]  # fmt: skip

@@ -367,6 +367,29 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_lessons(arguments: argparse.Namespace) -> int:
+    """Build the notebooks of the lessons from their sources, or say which do not match them."""
+    from .lessons import notebook, rules
+
+    folder, rows = Path(arguments.folder), []
+    for path in notebook.sources(folder, arguments.number):
+        row: dict[str, Any] = {"lesson": path.stem}
+        if arguments.what == "build":
+            run = notebook.execute(path)
+            notebook.write(path, run, folder.resolve().parent / "figures" / "lessons")
+            row |= {"seconds": round(run.seconds, 1), "pictures": [picture.name for picture in run.pictures]}
+        row["complaints"] = rules.complaints(path)
+        rows.append(row)
+        if not arguments.json:
+            took = f"built in {row['seconds']:.0f} s, " if "seconds" in row else ""
+            print(
+                "\n  ".join([f"{path.stem}: {took}{'not' if row['complaints'] else 'all'} right", *row["complaints"]])
+            )
+    wrong = sum(bool(row["complaints"]) for row in rows)
+    _show({"lessons": rows, "wrong": wrong}, arguments.json, [f"{len(rows)} lessons, {wrong} to be mended"])
+    return 1 if wrong else 0
+
+
 def _common(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.add_argument("--backend", choices=("numpy", "cupy"), help="where arrays live (default: numpy)")
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")
@@ -470,7 +493,16 @@ def build_parser() -> argparse.ArgumentParser:
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")
     timing.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     timing.set_defaults(run=run_bench)
+    _lessons(command("lessons", "build the notebooks of the lessons, or check them", "lessons build 06"))
     return parser
+
+
+def _lessons(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("build", "check"), help="run sources into notebooks, or compare the two")
+    parser.add_argument("number", nargs="*", metavar="NN", help="which lessons, such as 06 (default: all)")
+    parser.add_argument("--folder", default="lessons", help="where NN_name.py lie (default: lessons)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run_lessons)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -96,6 +96,7 @@ def scipy_special():
 # What is about the host alone: its processes, its clock, the source text.
 HOST_ONLY = (
     "tests/bench/", "tests/test_parallel.py", "tests/test_house.py", "tests/test_gradcheck.py", "tests/data/test_tok",
+    "tests/test_lessons.py", "tests/lessons/",
 )  # fmt: skip
 
 

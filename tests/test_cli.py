@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from minitransformer import cli, tasks
 
 SMALL = ["--set=d_model=16", "--set=d_ff=32", "--set=heads=2", "--set=layers=1", "--set=batch_size=8", "--set=steps=4"]
+
+LESSONS = Path(__file__).parent.parent / "lessons"
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +33,7 @@ def call(capsys, backend):
 
     def run(*arguments):
         words = [str(a) for a in arguments]
-        if backend == "cupy" and not {"--backend", "bench", "--help"} & set(words):
+        if backend == "cupy" and not {"--backend", "bench", "lessons", "--help"} & set(words):
             words += ["--backend", "cupy"]
         try:
             status = cli.main(words)
@@ -287,6 +290,8 @@ CASES = {
     "no run": (["translate", "--model", "none", "x"], "none is not one"),
     "no run to resume": (["train", "--resume", "full"], "has no config.json"),
     "resume and more": (["train", "--resume", "full", "--set=steps=9"], "give --resume RUN alone"),
+    "no lessons here": (["lessons", "build"], "lessons has none; write --folder PATH/lessons"),
+    "no such lesson": (["lessons", "check", "99", "--folder", str(LESSONS)], "got '99'; there are 01"),
     "no such check": (["gradcheck", "batchnorm"], "'batchnorm', which none contains"),
 }  # fmt: skip
 
@@ -401,10 +406,28 @@ def test_a_disk_that_runs_full_keeps_the_last_checkpoint(elsewhere):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"], ["lessons"]]
+)
 def test_help_has_an_example(command, call):
     status, out, _ = call(*command, "--help")
     assert status == 0 and "example:\n  minitransformer" in out
+
+
+def test_lessons_are_built_and_checked(call, elsewhere):
+    (elsewhere / "lessons").mkdir()
+    for file in (LESSONS / "01_a_number_that_remembers.py", LESSONS / "01_a_number_that_remembers.ipynb"):
+        (elsewhere / "lessons" / file.name).write_bytes(file.read_bytes())
+    source = elsewhere / "lessons" / "01_a_number_that_remembers.py"
+    source.write_text(source.read_text(encoding="utf-8").replace("## A slope", "## One slope"), encoding="utf-8")
+    status, out, _ = call("lessons", "check")
+    assert status == 1 and "differs from the notebook" in out and out.endswith("1 lessons, 1 to be mended\n")
+    status, out, _ = call("lessons", "build", "01", "--json")
+    row = json.loads(out)["lessons"][0]
+    assert row["pictures"] == ["slope", "graph", "cost", "downhill"] and row["seconds"] < 60
+    assert "differs" not in " ".join(row["complaints"])  # its links lead out of this folder
+    assert (elsewhere / "figures/lessons/01/graph.json").exists()
+    assert "One slope" in source.with_suffix(".ipynb").read_text(encoding="utf-8")
 
 
 def test_a_missing_package_is_answered_with_what_to_install(call, monkeypatch, elsewhere):

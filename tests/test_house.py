@@ -20,7 +20,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # Import order is reading order: a room imports only from rooms on its left.
 ORDER = [
     "backend", "tensor", "recompute", "gradcheck", "ops", "kernels", "nn", "models", "optim", "parallel", "distributed",
-    "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw", "tasks", "bench", "cli",
+    "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw", "tasks", "lessons", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend", "kernels"}
 MAY_DEFINE_VJP = {"tensor", "recompute", "ops", "kernels", "gradcheck"}
@@ -173,7 +173,7 @@ def public():
         "optim",
         "data",
     ]
-    for module in [*rooms, "data", "checkpoint", "train", "generate", "draw", "tasks", "gradcases"]:
+    for module in [*rooms, "data", "checkpoint", "train", "generate", "draw", "tasks", "gradcases", "lessons"]:
         loaded = importlib.import_module(f"minitransformer.{module}")
         for name in getattr(loaded, "__all__", vars(loaded)):
             value = getattr(loaded, name)
@@ -228,12 +228,15 @@ def test_size_is_a_smell():
 def test_tests_mirror_the_package():
     """You can guess the path of any test: package/a/b.py is held by tests/a/test_b.py.
 
-    All kernels are held by tests/kernels/test_registry.py, which walks them.
+    All kernels are held by tests/kernels/test_registry.py, and all exercises with their solutions by
+    tests/lessons/test_exercise.py, which walk them.
     """
     elsewhere = {"optim/sgd.py", "optim/adam.py", "optim/adafactor.py"}  # tests/optim/test_against_oracles.py
     for path in FILES:
         name = path.relative_to(PACKAGE)
         if path.name == "__init__.py" or str(name) in elsewhere or room(path) == "kernels":
+            continue
+        if path.parent.name in ("exercises", "solutions"):
             continue
         test = ROOT / "tests" / name.parent / f"test_{name.name}"
         assert test.exists(), f"{name} has no {test.relative_to(ROOT)}"
