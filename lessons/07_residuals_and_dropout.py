@@ -121,7 +121,7 @@ for name, (_, down) in walked.items():
 
 # %% [markdown]
 # With gain $\sqrt2$ both keep their size. That is the initialisation of He et al. 2015
-# ([arXiv:1502.01852](https://arxiv.org/abs/1502.01852)), which [lesson 05](05_linear_gelu_initialisation.ipynb) derives.
+# ([arXiv:1502.01852](https://arxiv.org/abs/1502.01852)), which [lesson 05](05_linear_gelu_initialisation.ipynb) introduces.
 # Is the problem solved, then?
 #
 # ## The right size is not enough
