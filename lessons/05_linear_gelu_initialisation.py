@@ -7,7 +7,8 @@
 # The real things: [linear.py](../minitransformer/ops/linear.py),
 # [activation.py](../minitransformer/ops/activation.py) and [init.py](../minitransformer/nn/init.py).
 #
-# [← 04 · Gradient checking](04_gradient_checking.ipynb)
+# [← 04 · Gradient checking](04_gradient_checking.ipynb) ·
+# [06 · Softmax and LayerNorm →](06_softmax_and_layer_norm.ipynb)
 
 # %%
 import math
