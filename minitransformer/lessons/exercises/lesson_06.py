@@ -166,6 +166,13 @@ def _(x, weight, bias, eps):
     return weight * (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + eps) + bias
 
 
+@layer_norm.mistake(
+    "weight and bias left out", "that is x̂: it is still to be multiplied by weight, and bias is to be added."
+)
+def _(x, weight, bias, eps):
+    return _centred(x) / np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+
+
 @layer_norm.mistake("bias scaled", "first weight, then bias: the bias is not multiplied by the weight.")
 def _(x, weight, bias, eps):
     return weight * (_centred(x) / np.sqrt(x.var(axis=-1, keepdims=True) + eps) + bias)
@@ -244,6 +251,15 @@ def _(x_hat, inv_std, weight, g):
 @layer_norm_vjp.mistake("x for x̂", "the weight multiplies x̂, the normalised row, so g_weight sums g·x̂.")
 def _(x_hat, inv_std, weight, g):
     return _g_x(x_hat, inv_std, g * weight), (g * x_hat / inv_std).sum(axis=0), g.sum(axis=0)
+
+
+@layer_norm_vjp.mistake(
+    "means over everything", "each row has its own two means, as it had its own μ and σ: axis=-1, keepdims=True."
+)
+def _(x_hat, inv_std, weight, g):
+    g_hat = g * weight
+    g_x = inv_std * (g_hat - g_hat.mean() - x_hat * (g_hat * x_hat).mean())
+    return g_x, (g * x_hat).sum(axis=0), g.sum(axis=0)
 
 
 @layer_norm_vjp.mistake("inv_std forgotten", "x̂ grows 1/σ times as fast as x: multiply the bracket by inv_std.")

@@ -1,6 +1,7 @@
 """Lesson 07, residuals and dropout: a way that stays open, and factors that leave the mean alone."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -149,8 +150,18 @@ def _both_kinds(function, x, branch, norm):
     float32=False,  # branch holds a weight in float64
 )
 def residual(x, branch, norm, kind):
-    layer = SimpleNamespace(norm=kind, add=lambda x, y: x + y)  # as an EncoderLayer, without dropout
+    layer: Any = SimpleNamespace(norm=kind, add=lambda x, y: x + y)  # as an EncoderLayer, without dropout
     return EncoderLayer.residual(layer, x, norm, branch)
+
+
+@residual.mistake("always pre-norm", "this puts the norm in front of the branch for both kinds: kind is not used.")
+def _(x, branch, norm, kind):
+    return x + branch(norm(x))
+
+
+@residual.mistake("always post-norm", "this puts the norm behind the sum for both kinds: kind is not used.")
+def _(x, branch, norm, kind):
+    return norm(x + branch(x))
 
 
 @residual.mistake("exchanged", "the two are exchanged: pre means that the norm stands in front of the branch.")
@@ -196,6 +207,8 @@ def _both_modes(function, x, kept, p, g):
         made = function(x, kept, p, training)
         if made is None:
             return None
+        if not isinstance(made, tuple | list) or len(made) != 2:
+            raise TypeError(f"return two values, y and the function vjp; got {type(made).__name__}")
         y, vjp = made
         results += [y, vjp(g)]
     return results
@@ -209,6 +222,7 @@ def _both_modes(function, x, kept, p, g):
     inputs=_dropped,
     returns=("y in training", "vjp(g) in training", "y in use", "vjp(g) in use"),
     run=_both_modes,
+    float32=False,  # kept / (1 − p) is float64, and a fair way to write it
 )
 def dropout(x, kept, p, training):
     factors = kept.astype(x.dtype) / (1 - p) if training else np.ones_like(x)

@@ -20,6 +20,7 @@ def _queries_and_keys(rng):
     the model is D = 10 wide. Return the scaled scores, (2, 3, 7).""",
     inputs=_queries_and_keys,
     returns=("scores",),
+    float32=False,  # NumPy's sqrt of an integer is float64, and a fair way to write it
 )
 def scores(q, k):
     # The library hands out weights, not scores. Give it one more key, of zeros, whose score is 0 at any scale: the
@@ -195,6 +196,7 @@ def _attended(rng):
     Return the gradients of q, k and v.""",
     inputs=_attended,
     returns=("g_q", "g_k", "g_v"),
+    float32=False,  # as in 08.1
 )
 def attention_vjp(q, k, v, p, g):
     return gradients(ops.scaled_dot_product_attention, q, k, v, g=g)
