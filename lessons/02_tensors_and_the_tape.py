@@ -7,7 +7,8 @@
 # The answer is in [tensor.py](../minitransformer/tensor.py) (the tape) and in
 # [ops/](../minitransformer/ops/__init__.py) (the steps).
 #
-# [← 01 · A number that remembers](01_a_number_that_remembers.ipynb)
+# [← 01 · A number that remembers](01_a_number_that_remembers.ipynb) ·
+# [03 · Broadcasting, gather and the art of the vjp →](03_broadcasting_and_gather.ipynb)
 
 # %%
 import matplotlib.pyplot as plt
@@ -62,12 +63,9 @@ v = rng.standard_normal(6)
 jacobian(lambda t: mt.ops.exp(t), v).round(2)
 
 # %%
-steps = {
-    "exp": mt.ops.exp,
-    "a running sum": lambda t: mt.ops.matmul(np.tril(np.ones((6, 6))), t),
-    "reversed": lambda t: t[::-1],
-    "softmax": mt.ops.softmax,
-}
+triangle = np.tril(np.ones((6, 6)))
+steps = {"exp": mt.ops.exp, "a running sum": lambda t: mt.ops.matmul(triangle, t)}
+steps |= {"reversed": lambda t: t[::-1], "softmax": mt.ops.softmax}
 figure, panels = plt.subplots(1, 4, num="jacobians", figsize=(10, 3), layout="constrained")
 for axes, (name, step) in zip(panels, steps.items()):
     slopes = jacobian(step, v)

@@ -1,6 +1,6 @@
 """minitransformer: the Transformer you can step through."""
 
-from . import data, kernels, lessons, models, nn, ops, optim
+from . import data, kernels, lessons, models, nn, ops, optim, views
 from . import ops as functional
 from .backend import get_backend, manual_seed, set_backend, use_backend
 from .checkpoint import load, save
@@ -21,10 +21,12 @@ from .tensor import (
     use_kernels,
     value_and_grad,
 )
+from .trace import Trace, trace
 
 __version__ = "0.1.0"
 __all__ = [
-    "PRIMITIVES", "Parameter", "Tensor", "Workers", "autocast", "data", "enable_grad", "functional", "get_backend",
-    "grad", "gradcheck", "gradients", "kernels", "lessons", "load", "manual_seed", "models", "nn", "no_grad", "ops",
-    "optim", "primitive", "recompute", "save", "set_backend", "tensor", "use_backend", "use_kernels", "value_and_grad",
+    "PRIMITIVES", "Parameter", "Tensor", "Trace", "Workers", "autocast", "data", "enable_grad", "functional",
+    "get_backend", "grad", "gradcheck", "gradients", "kernels", "lessons", "load", "manual_seed", "models", "nn",
+    "no_grad", "ops", "optim", "primitive", "recompute", "save", "set_backend", "tensor", "trace", "use_backend",
+    "use_kernels", "value_and_grad", "views",
 ]  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import importlib.util
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -256,7 +258,8 @@ def run_attend(arguments: argparse.Namespace) -> int:
     """Draw attention heatmaps of any layer and head for a text, or a pair."""
     import numpy as np
 
-    from . import draw
+    from . import draw, tasks
+    from .views.heads import head_view
 
     task = _load(arguments)
     weights, columns, rows = task.attention(arguments.source, arguments.target)
@@ -265,12 +268,11 @@ def run_attend(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"this model has {', '.join(weights)} attention; got {arguments.kind!r}; write --kind {next(iter(weights))}"
         )
-    source_side, target_side = columns, ["<bos>", *rows[:-1]]
-    rows, columns = {"encoder": (source_side,) * 2, "decoder": (target_side,) * 2, "cross": (rows, source_side)}[
-        arguments.kind
-    ]
+    target_side = ["<bos>", *rows[:-1]]
+    sides = {"encoder": (columns, columns), "decoder": (target_side, target_side), "cross": (rows, columns)}
     if len(weights) == 1:
-        rows = columns = source_side
+        sides = {name: (columns, columns) for name in weights}
+    rows, columns = sides[arguments.kind]
     grid = np.stack(weights[arguments.kind])
     layers, heads = grid.shape[:2]
     for name, chosen, count in (("layer", arguments.layer, layers), ("head", arguments.head, heads)):
@@ -282,17 +284,110 @@ def run_attend(arguments: argparse.Namespace) -> int:
     path = folder / ("-".join(["attend", arguments.kind, *parts]).replace(" ", "") + ".png")
     grid = grid[slice(None) if arguments.layer is None else slice(arguments.layer - 1, arguments.layer)]
     grid = grid[:, slice(None) if arguments.head is None else slice(arguments.head - 1, arguments.head)]
+    allowed = tasks.may_look(task.config, arguments.kind, len(rows), len(columns))
     if grid.shape[:2] == (1, 1):
-        draw.attention_heatmap(grid[0, 0], rows, columns, path, ", ".join([f"{arguments.kind} attention", *parts]))
+        title = ", ".join([f"{arguments.kind} attention", *parts])
+        draw.attention_heatmap(grid[0, 0], rows, columns, path, title, allowed)
     else:
         first = (arguments.layer or 1, arguments.head or 1)
-        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", first=first)
-    _show(
-        {"figure": str(path), "rows": list(rows), "columns": list(columns)},
-        arguments.json,
-        [f"drawn: {path} (and .svg, .json)"],
-    )
+        draw.attention_grid(grid, rows, columns, path, f"{arguments.kind} attention", allowed, first)
+    result: dict[str, Any] = {"figure": str(path), "rows": list(rows), "columns": list(columns)}
+    lines: list[str] = []
+    if arguments.html:
+        page = folder / "attend.html"
+        order = sorted(weights, key=lambda name: name != arguments.kind)  # the one asked for is shown first
+        head_view(
+            {name: (np.stack(weights[name]), *sides[name]) for name in order},
+            page,
+            f"attention of {Path(arguments.model).name}",
+        )
+        result |= {"page": str(page), "bytes": page.stat().st_size}
+        lines = [f"written: {page} ({page.stat().st_size / 1e6:.2f} MB, all layers and heads, opens in any browser)"]
+    _show(result, arguments.json, [f"drawn: {path} (and .svg, .json)", *lines])
     return 0
+
+
+def run_step(arguments: argparse.Namespace) -> int:
+    """Step through an example, a function of the user's, or the loss of a trained model, forwards and backwards."""
+    from . import backend
+    from .trace import trace
+
+    fn = _to_step_through(arguments)
+    backend.manual_seed(arguments.seed or 0)
+    record = trace(fn)
+    files: list[dict[str, Any]] = []
+    for kind in ("html", "svg", "dot"):
+        if getattr(arguments, kind):
+            path = Path(getattr(arguments, kind))
+            getattr(record, kind)(path)
+            files.append({"path": str(path), "bytes": path.stat().st_size})
+    if arguments.json or files:
+        result = {**record.to_json(), "files": files} if arguments.json else {}
+        _show(result, arguments.json, [f"written: {f['path']} ({f['bytes'] / 1e6:.2f} MB)" for f in files])
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        _turn_pages(record.pages(shutil.get_terminal_size().columns))
+    else:
+        print(record.text(), end="")
+    return 0
+
+
+def _to_step_through(arguments: argparse.Namespace) -> Any:
+    """Return the function that is asked for; it takes nothing."""
+    from . import backend, examples
+
+    backend.set_backend(arguments.backend or "numpy")
+    if arguments.model:
+        if arguments.file or not arguments.what:
+            raise ValueError("step --model takes a text, and no --file; write step --model RUN eighty-seven")
+        task = _load(arguments)
+        batch = task.batch_of(arguments.what, arguments.target)
+
+        def loss() -> Any:
+            return task.loss(*batch)[0]
+
+        return loss
+    if arguments.file:
+        return _function_of(arguments.file)
+    name = arguments.what or "attention"
+    if name not in examples.EXAMPLES or arguments.target:
+        known = ", ".join(examples.EXAMPLES)
+        raise ValueError(f"the examples are {known}; got {name!r}; write step attention, or --file FILE:FUNCTION")
+    return examples.EXAMPLES[name]
+
+
+def _function_of(place: str) -> Any:
+    """Return the function that FILE:FUNCTION names, having run the file as Python does."""
+    file, _, name = place.rpartition(":")
+    path = Path(file)
+    if not path.is_file() or not name:
+        raise ValueError(f"--file takes FILE:FUNCTION; got {place!r}, which is none; write --file lesson.py:loss")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--file takes a file of Python; got {file!r}; write --file lesson.py:{name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # so that it finds its neighbours
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"{file} has to define {name}; it has no such function; write --file {file}:NAME")
+    return found
+
+
+def _turn_pages(pages: list[str]) -> None:
+    """Show pages one by one, as the reader asks for them."""
+    at = 0
+    while 0 <= at < len(pages):
+        print(f"{pages[at]}\n", flush=True)
+        try:
+            asked = input(f"{at + 1}/{len(pages)}  Enter: next   b: back   a number: that one   q: quit  ").strip()
+        except EOFError:
+            return
+        if asked == "q":
+            return
+        at = max(at - 1, 0) if asked == "b" else min(int(asked), len(pages)) - 1 if asked.isdigit() else at + 1
 
 
 def run_gradcheck(arguments: argparse.Namespace) -> int:
@@ -390,6 +485,19 @@ def run_lessons(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def run_figures(arguments: argparse.Namespace) -> int:
+    """Make the figures of the README and of the lessons anew."""
+    from . import figures
+
+    def progress(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    out, lessons = Path(arguments.out), Path(arguments.folder)
+    made = figures.make(arguments.name, out, lessons, arguments.seed or 0, progress=progress)
+    _show({"figures": [str(path) for path in made]}, arguments.json, [f"drawn: {path}" for path in made])
+    return 0
+
+
 def _common(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.add_argument("--backend", choices=("numpy", "cupy"), help="where arrays live (default: numpy)")
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")
@@ -477,9 +585,27 @@ def build_parser() -> argparse.ArgumentParser:
     attend.add_argument("--layer", type=int, help="one layer, from 1 (default: all)")
     attend.add_argument("--head", type=int, help="one head, from 1 (default: all)")
     attend.add_argument("--out", metavar="FOLDER", help="where figures go (default: the run's figures/)")
+    attend.add_argument(
+        "--html", action="store_true", help="write attend.html too: all heads, with lines between tokens"
+    )
     for sub, run in ((translate, run_translate), (generate, run_generate), (attend, run_attend)):
         sub.add_argument("--model", required=True, metavar="RUN", help="the folder of a trained run")
         _common(sub, run)
+    step = command(
+        "step", "step through a computation, forwards and backwards",
+        "step attention\n  minitransformer step layer --html layer.html\n"
+        "  minitransformer step --file lesson.py:loss\n"
+        "  minitransformer step --model runs/numbers-001 eighty-seven --html loss.html",
+    )  # fmt: skip
+    step.add_argument("what", nargs="?", help="attention (default), neuron, broadcast, softmax, layer_norm, layer; "
+                      "with --model a text")  # fmt: skip
+    step.add_argument("target", nargs="?", help="with --model: the text to be written (default: the model's own)")
+    step.add_argument("--file", metavar="FILE:FUNCTION", help="a function of yours that gives a Tensor and needs no "
+                      "arguments; arrays among its defaults become leaves")  # fmt: skip
+    step.add_argument("--model", metavar="RUN", help="a trained run: the loss of a text, or a pair")
+    for kind, about in (("html", "a page to step through"), ("svg", "the tape"), ("dot", "the tape for Graphviz")):
+        step.add_argument(f"--{kind}", metavar="FILE", help=f"write {about} to a file, and no text")
+    _common(step, run_step)
     check = command("gradcheck", "check every op and module against finite differences", "gradcheck layer_norm")
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
@@ -493,8 +619,20 @@ def build_parser() -> argparse.ArgumentParser:
     timing.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/bench-001, ...)")
     timing.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     timing.set_defaults(run=run_bench)
+    _figures(command("figures", "make the figures of README and lessons anew", "figures reversal"))
     _lessons(command("lessons", "build the notebooks of the lessons, or check them", "lessons build 06"))
     return parser
+
+
+def _figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="*", help="reversal, numbers (trained for it), lessons (run for it); default: all"
+    )
+    parser.add_argument("--out", metavar="FOLDER", default="figures", help="where figures go (default: figures)")
+    parser.add_argument("--folder", default="lessons", help="where the lessons lie (default: lessons)")
+    parser.add_argument("--seed", type=int, help="random seed of what is trained (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run_figures)
 
 
 def _lessons(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,6 @@ import json
 import math
 import os
 import threading
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,14 +26,16 @@ from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
+from .views.heads import shown_token
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 COLOURS = "viridis"  # perceptually uniform: equal steps of weight look like equal steps of colour
-LONGEST_LABEL = 24  # characters shown of one token label; the JSON keeps all of them
 MOST_PRINTED = 12  # up to 12 × 12 cells also show their number
+ROOM_FOR_NUMBER = 0.24  # inches of a cell: two decimals of 6 points
 MOST_GRIDDED = 40  # up to here thin lines between the cells help to follow a row; beyond, they would hide it
 
 # matplotlib's settings and Python's warning filters belong to the whole process: one drawing at a time.
@@ -48,6 +49,7 @@ def attention_heatmap(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
     allowed: Any = None,
+    lengths: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw the attention weights of one head: who looks (rows) at what (columns).
 
@@ -55,10 +57,11 @@ def attention_heatmap(
 
     The colour scale is always 0..1, so that two pictures can be compared. Cells where `allowed` is False are
     left blank and hatched; a weight there raises, because the picture would hide a leak in the mask.
+    lengths: how many rows and columns are no padding; the others are cropped, and a weight on them raises, too.
     Raises ValueError for shapes that do not fit, NaN or a weight outside 0..1; TypeError for what is no number;
     RuntimeError without matplotlib.
     """
-    shown = _checked_weights(weights, rows, columns, allowed, "(T, S)")
+    shown, rows, columns = _checked_weights(weights, rows, columns, allowed, "(T, S)", lengths)
     return _attention("attention_heatmap", shown, rows, columns, path, title)
 
 
@@ -70,6 +73,7 @@ def attention_grid(
     title: str | None = None,
     allowed: Any = None,
     first: tuple[int, int] = (1, 1),
+    lengths: tuple[int, int] | None = None,
 ) -> Figure:
     """Draw every head of every layer as a small heatmap, all on one colour scale.
 
@@ -77,9 +81,9 @@ def attention_grid(
 
     One line of panels per layer, one panel per head; token labels stand on the left and top panels only.
     first: the numbers of the first layer and head given, where they are a part of a model.
-    Raises as `attention_heatmap` does.
+    lengths: how many rows and columns are no padding, see `attention_heatmap`. Raises as it does.
     """
-    shown = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)")
+    shown, rows, columns = _checked_weights(weights, rows, columns, allowed, "(L, H, T, S)", lengths)
     return _attention("attention_grid", shown, rows, columns, path, title, first)
 
 
@@ -365,9 +369,14 @@ def _numbers(name: str, given: Any) -> np.ndarray:
 
 
 def _checked_weights(
-    weights: Any, rows: Sequence[Any], columns: Sequence[Any], allowed: Any, axes: str
-) -> np.ma.MaskedArray[Any, Any]:
-    """Return the weights in 0..1 with the cells that are not allowed masked, or raise."""
+    weights: Any,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    allowed: Any,
+    axes: str,
+    lengths: tuple[int, int] | None,
+) -> tuple[np.ma.MaskedArray[Any, Any], Sequence[Any], Sequence[Any]]:
+    """Return the weights in 0..1 with the cells that are not allowed masked, and the labels, or raise; no padding."""
     array = _numbers("weights", weights)
     shape, cells = array.shape, array.shape[-2:]
     if len(shape) != len(axes.split(",")) or array.size == 0:
@@ -396,7 +405,19 @@ def _checked_weights(
             f"weights must be 0 where allowed is False; got {leak:.7g} in shape {shape}; "
             "write allowed with True = may look, or look for the leak in the mask"
         )
-    return np.ma.MaskedArray(np.clip(array, 0, 1), mask=masked)
+    shown: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(np.clip(array, 0, 1), mask=masked)
+    if lengths is None:
+        return shown, rows, columns
+    t, s = lengths
+    if not (1 <= t <= cells[0] and 1 <= s <= cells[1]):
+        raise ValueError(f"lengths count rows and columns without padding; got {lengths} of {cells}; write (T, S)")
+    leak = array[..., :t, s:].max(initial=0)
+    if leak > 1e-6:
+        raise ValueError(
+            f"weights must be 0 on padding; got {leak:.7g} behind column {s} of shape {shape}; "
+            "look for the leak in the key mask, or write the lengths without padding"
+        )
+    return shown[..., :t, :s], list(rows)[:t], list(columns)[:s]
 
 
 def _checked_curve(which: str, steps: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -475,12 +496,11 @@ def _attention(
     """Lay out one panel (T, S), or layers × heads of them (L, H, T, S); all lengths are in inches."""
     layers, heads, height, width = (1, 1, *shown.shape)[-4:]
     single, longest = shown.ndim == 2, max(height, width)
-    largest = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
-    largest = max(largest, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
+    largest = _panel_size(single, heads, longest)
     cell = min(largest / longest, max(0.62, 2 / longest))
     size = (width * cell, height * cell)
     across, down = size[0] + 0.15, size[1] + 0.35  # from one panel to the next
-    margin = 0.8 + 0.1 * max(len(_label(token)) for token in [*rows, *columns])
+    margin = 0.8 + 0.1 * max(len(shown_token(token)) for token in [*rows, *columns])
     page = (margin + heads * across + 1.3, margin + layers * down + 0.5)
     with _style() as new_figure:
         figure = new_figure(figsize=page)
@@ -516,6 +536,13 @@ def _attention(
     return figure
 
 
+def _panel_size(single: bool, heads: int, longest: int) -> float:
+    """Return the inches of a panel's longer side: fewer heads leave more, labels and numbers need some."""
+    size = 8.5 if single else float(np.clip(15 / heads, 1.3, 2.6))
+    size = max(size, min(longest, 24) * 0.15)  # up to 24 tokens each has room for its label
+    return max(size, longest * ROOM_FOR_NUMBER) if longest <= MOST_PRINTED else size
+
+
 def _cells(axes: Axes, shown: np.ma.MaskedArray[Any, Any]) -> AxesImage:
     """Draw the weights (T, S) as square cells; masked ones stay clear, and the hatched ground shows through."""
     axes.patch.set(hatch="////", edgecolor="#c4c4c4", linewidth=0)
@@ -528,12 +555,12 @@ def _cells(axes: Axes, shown: np.ma.MaskedArray[Any, Any]) -> AxesImage:
         axes.grid(which="minor", color="white", linewidth=0.8 if few else 0.4)
     axes.spines[:].set_color("#999999")
     axes.tick_params(which="minor", length=0)
-    if few and axes.bbox.width / axes.figure.dpi / width > 0.45:  # inches: is there room for a number?
-        _print_numbers(axes, image, shown)
+    if few:
+        _print_numbers(axes, image, shown, size=min(11.0, axes.bbox.width / axes.figure.dpi / width * 72 * 0.36))
     return image
 
 
-def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, Any]) -> None:
+def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, Any], size: float) -> None:
     for (row, column), weight in np.ndenumerate(shown.filled(np.nan)):
         if np.isnan(weight):  # masked
             continue
@@ -541,17 +568,7 @@ def _print_numbers(axes: Axes, image: AxesImage, shown: np.ma.MaskedArray[Any, A
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         luminance = float(linear @ [0.2126, 0.7152, 0.0722])  # from 0.18 on black contrasts more than white
         ink = "black" if luminance > 0.18 else "white"
-        axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=11, color=ink)
-
-
-def _label(token: Any) -> str:
-    """Return the label to draw: the token as it is, but for what cannot be seen or would break the line."""
-    text = str(token)
-    if not text.strip(" "):
-        return "␣" * len(text)
-    hidden = {"Cc", "Cn", "Cs", "Zl", "Zp"}  # control characters, line ends, half characters: shown as "\n" is
-    text = "".join(repr(c)[1:-1] if unicodedata.category(c) in hidden else c for c in text)
-    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+        axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=size, color=ink)
 
 
 def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: tuple[float, float]) -> None:
@@ -563,13 +580,13 @@ def _label_ticks(axes: Axes, rows: Sequence[Any], columns: Sequence[Any], size: 
         return list(range(0, len(labels), every))
 
     across, down = kept(columns, size[0]), kept(rows, size[1])
-    words = [_label(columns[i]) for i in across]
+    words = [shown_token(columns[i]) for i in across]
     flat = max(map(len, words), default=0) * len(words) * 0.11 < size[0]  # do they fit side by side?
     # Labels are tokens, not formulas: without parse_math=False "$x_1$" would be typeset as mathematics.
     crowded = max(len(across) / size[0], len(down) / size[1]) > 4
     look: dict[str, Any] = {"parse_math": False, "fontsize": 8.5 if crowded else 11, "color": "#333333"}
     axes.set_xticks(across, words, rotation=0 if flat else 90, **look)
-    axes.set_yticks(down, [_label(rows[i]) for i in down], **look)
+    axes.set_yticks(down, [shown_token(rows[i]) for i in down], **look)
     axes.xaxis.set_label_position("top")
     axes.tick_params(which="major", length=0, labeltop=True, labelbottom=False)
 

@@ -43,4 +43,7 @@ def recompute(f: Callable[..., Tensor], *inputs: Any, parameters: Iterable[Tenso
     nodes = [x.node if w else None for x, w in zip(inputs, wanted, strict=True)] + owners
     out = Tensor(y.data)
     out.node = Node("recompute", y.data, vjp, tuple(nodes), None)
+    if _mode.observer is not None:
+        owned = [p for p in parameters if p.node is not None]
+        _mode.observer.saw("recompute", (*inputs, *owned), {}, out)
     return out

@@ -15,6 +15,7 @@ import numpy as np
 from . import backend, checkpoint, data, draw, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .models.config import LayersConfig
+from .ops.mask import band_mask
 from .tensor import Tensor, no_grad
 from .train import TrainConfig
 
@@ -136,6 +137,11 @@ class SequenceTask:
     def scores(self, outputs: list[str], references: list[str]) -> dict[str, float]:
         """Return more figures than exact match; a task may have none."""
         return {}
+
+    def batch_of(self, source: str, target: str | None = None) -> data.Batch:
+        """Return a batch of one pair of texts; the model's own translation by default."""
+        written = self.target.encode(self.translate([source])[0] if target is None else target)
+        return data.pad_batch([(self.encode(source), written)])
 
     def attention(
         self, source: str, target: str | None = None
@@ -357,6 +363,13 @@ class LanguageTask:
         texts = [decode(ids) for ids in written]
         return [p + (text.split(stop, 1)[0] if stop else text) for p, text in zip(prompts, texts, strict=True)]
 
+    def batch_of(self, source: str, target: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return a batch of one text, of at least two tokens: it, and the same one token on."""
+        ids = np.array([self.tokenizer.encode(source)])
+        if ids.shape[1] < 2:
+            raise ValueError(f"a text to learn from has at least 2 tokens; got {source!r}; write a longer one")
+        return ids[:, :-1], ids[:, 1:]
+
     def attention(
         self, source: str, target: str | None = None
     ) -> tuple[dict[str, list[np.ndarray]], list[str], list[str]]:
@@ -377,9 +390,20 @@ class LanguageTask:
         weights, columns, rows = self.attention(
             self.tokenizer.decode(self.validation[: min(24, self.config.max_length)].tolist())
         )
-        draw.attention_grid(
-            np.stack(weights["decoder"]), rows, columns, folder / "attention.png", "causal self-attention"
-        )
+        allowed = may_look(self.config, "decoder", len(rows), len(columns))
+        path = folder / "attention.png"
+        draw.attention_grid(np.stack(weights["decoder"]), rows, columns, path, "causal self-attention", allowed)
+
+
+def may_look(config: TrainConfig, kind: str, queries: int, keys: int) -> np.ndarray | None:
+    """Return which query of one sequence may look at which key, boolean (T, S); None where each may at all.
+
+    kind: encoder, decoder or cross attention, of a model with this config.
+    """
+    causal, window = kind == "decoder", 0 if kind == "cross" else config.window
+    if not causal and not window:
+        return None
+    return band_mask(np.arange(queries) + (keys - queries), np.arange(keys), causal, window)
 
 
 def _digest(path: str) -> str:

@@ -32,6 +32,7 @@ class _Mode(threading.local):
     enabled = True  # are ops recorded at all?
     depth = 0  # how many `grad` calls are running inside one another
     replayable = 0  # > 0: nodes keep their input Tensors, so that the backward can itself be differentiated
+    observer: Any = None  # who looks on (trace.py), told of each op that made a Tensor
 
 
 _mode = _Mode()
@@ -319,8 +320,13 @@ def primitive(body: Callable[..., tuple[Any, Callable]]) -> Callable[..., Any]:
             out = Tensor(y)
             replay = (body, args, settings) if _mode.replayable else None
             out.node = Node(name, y, vjp, nodes, replay)
-            return out
-        return Tensor(y) if any(isinstance(a, Tensor) for a in args) else y
+        elif any(isinstance(a, Tensor) for a in args):
+            out = Tensor(y)
+        else:
+            return y
+        if _observers.count and _mode.observer is not None:
+            _mode.observer.saw(name, args, settings, out)
+        return out
 
     if name in PRIMITIVES:
         raise ValueError(f"an op has one body; {name} is registered twice; rename one")
@@ -381,6 +387,33 @@ def _recording(enabled: bool) -> Iterator[None]:
         yield
     finally:
         _mode.enabled = before
+
+
+class _Observers:
+    """How many observers there are, in all threads: what an op asks first, being quicker than the thread's own."""
+
+    count = 0
+    lock = threading.Lock()
+
+
+_observers = _Observers()
+
+
+@contextlib.contextmanager
+def observing(observer: Any) -> Iterator[None]:
+    """Inside the block, and in this thread, tell `observer.saw(op, args, settings, out)` of each op that made a Tensor.
+
+    None: tell nobody.
+    """
+    before, _mode.observer = _mode.observer, observer
+    with _observers.lock:
+        _observers.count += 1
+    try:
+        yield
+    finally:
+        _mode.observer = before
+        with _observers.lock:
+            _observers.count -= 1
 
 
 def no_grad() -> contextlib.AbstractContextManager[None]:

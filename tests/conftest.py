@@ -97,6 +97,8 @@ def scipy_special():
 HOST_ONLY = (
     "tests/bench/", "tests/test_parallel.py", "tests/test_house.py", "tests/test_gradcheck.py", "tests/data/test_tok",
     "tests/test_lessons.py", "tests/lessons/",
+    "tests/views/test_browser.py", "tests/views/test_lines.py", "tests/views/test_terminal.py",
+    "tests/test_trace.py::test_each_step_tells",
 )  # fmt: skip
 
 

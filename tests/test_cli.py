@@ -33,7 +33,7 @@ def call(capsys, backend):
 
     def run(*arguments):
         words = [str(a) for a in arguments]
-        if backend == "cupy" and not {"--backend", "bench", "lessons", "--help"} & set(words):
+        if backend == "cupy" and not {"--backend", "bench", "lessons", "figures", "--help"} & set(words):
             words += ["--backend", "cupy"]
         try:
             status = cli.main(words)
@@ -292,6 +292,7 @@ CASES = {
     "resume and more": (["train", "--resume", "full", "--set=steps=9"], "give --resume RUN alone"),
     "no lessons here": (["lessons", "build"], "lessons has none; write --folder PATH/lessons"),
     "no such lesson": (["lessons", "check", "99", "--folder", str(LESSONS)], "got '99'; there are 01"),
+    "no such figure": (["figures", "loss"], "figures are reversal, numbers, lessons; got 'loss'"),
     "no such check": (["gradcheck", "batchnorm"], "'batchnorm', which none contains"),
 }  # fmt: skip
 
@@ -407,7 +408,8 @@ def test_a_disk_that_runs_full_keeps_the_last_checkpoint(elsewhere):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"], ["lessons"]]
+    "command",
+    [[], ["train"], ["translate"], ["generate"], ["attend"], ["gradcheck"], ["bench"], ["lessons"], ["figures"]],
 )
 def test_help_has_an_example(command, call):
     status, out, _ = call(*command, "--help")
@@ -435,3 +437,69 @@ def test_a_missing_package_is_answered_with_what_to_install(call, monkeypatch, e
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     status, _, err = call(*SMALL)
     assert status == 2 and "pip install 'minitransformer[train]'" in err and not list(elsewhere.iterdir())
+
+
+def test_attend_writes_a_page_of_all_heads_and_blanks_what_is_masked(numbers, call, elsewhere):
+    status, out, _ = call("attend", "--model", "n", "twenty-one", "einundzwanzig", "--html", "--kind", "decoder")
+    page = (elsewhere / "n" / "figures" / "attend.html").read_text(encoding="utf-8")
+    assert status == 0 and f"({len(page.encode()) / 1e6:.2f} MB" in out
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [k["kind"] for k in data["kinds"]] == ["decoder", "encoder", "cross"]
+    assert [label for label, *_ in data["kinds"][0]["rows"]] == ["<bos>", "ein", "und", "zwanzig"]
+    assert [label for label, *_ in data["kinds"][2]["rows"]] == ["ein", "und", "zwanzig", "<eos>"]
+    values = json.loads((elsewhere / "n" / "figures" / "attend-decoder.json").read_text())
+    assert values["allowed"] == [[j <= i for j in range(4)] for i in range(4)]
+    result = json.loads(call("attend", "--model", "n", "--json", "--html", "twenty-one")[1])
+    assert result["bytes"] == (elsewhere / result["page"]).stat().st_size
+
+
+def test_step_prints_an_example_forwards_and_then_backwards(call, elsewhere):
+    status, out, _ = call("step")
+    assert status == 0 and out.startswith("attention: 8 steps forwards, 8 backwards")
+    assert out.index("forward 8/8") < out.index("backward 1/8") < out.index("what has reached the leaves")
+    status, out, _ = call("step", "layer", "--html", "a/x.html", "--svg", "x.svg", "--dot", "x.dot")
+    assert status == 0 and "written: a/x.html (0." in out and "forward" not in out
+    assert (elsewhere / "x.svg").read_text().startswith("<svg") and (elsewhere / "x.dot").read_text()[:7] == "digraph"
+    result = json.loads(call("step", "neuron", "--json")[1])
+    assert [leaf["name"] for leaf in result["leaves"]] == ["weight", "x", "bias"] and result["files"] == []
+
+
+def test_step_takes_a_function_of_ones_own(call, elsewhere):
+    (elsewhere / "neighbour.py").write_text("FACTOR = 3.0\n")
+    lines = "import numpy as np", "from neighbour import FACTOR", "", "", "def loss(x=np.ones(2)):"
+    (elsewhere / "mine.py").write_text("\n".join([*lines, "    y = x * FACTOR", "    return y", ""]))
+    status, out, _ = call("step", "--file", "mine.py:loss")
+    assert status == 0 and "mine.py:6  y = x * FACTOR" in out and "is the sum of the output" in out
+    for place in ("mine.py", "none.py:loss", "mine.py:"):
+        assert call("step", "--file", place)[0] == 2
+    status, _, err = call("step", "--file", "mine.py:nothing")
+    assert status == 2 and "has to define nothing" in err
+    status, _, err = call("step", "nonsense")
+    assert status == 2 and "the examples are attention, neuron" in err and err.count("\n") == 1
+
+
+def test_step_goes_through_the_loss_of_a_trained_model(numbers, call, elsewhere):
+    result = json.loads(call("step", "--model", "n", "--json", "twenty-one", "einundzwanzig")[1])
+    names = {leaf["name"] for leaf in result["leaves"] if leaf["gradient"] is not None}
+    assert "task.model.encoder.layers.0.self_attention.q_proj.weight" in names
+    assert len(result["order"]) > 50 and result["steps"][-1]["op"] == "divide"
+    assert call("step", "--model", "n")[0] == 2
+
+
+def test_step_turns_pages_on_a_terminal():
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minitransformer.cli", "step", "neuron"], stdin=follower, stdout=follower
+    )
+    os.close(follower)
+    for keys in (b"\n", b"\n", b"b\n", b"9\n", b"q\n"):
+        os.write(leader, keys)
+    seen = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    except OSError:
+        pass
+    assert process.wait() == 0
+    pages = re.findall(r"(\w+ \d+/\d+)  ", seen.decode())
+    assert [p for p in pages if "ward" in p] == ["forward 1/7", "forward 2/7", "forward 1/7", "backward 1/7"]

@@ -58,6 +58,17 @@ def test_a_grid_has_a_panel_for_each_head_of_each_layer(rng):
     assert figure.axes[0].get_title() == "layer 2 · head 4"
 
 
+@pytest.mark.parametrize("heads, tokens", [(1, 12), (4, 6), (12, 12)])
+def test_numbers_in_a_grid_fit_their_cells(rng, heads, tokens):
+    figure = draw.attention_grid(weights(rng, 1, heads, tokens, tokens), range(tokens), range(tokens))
+    for axes in figure.axes[:heads]:
+        assert len(axes.texts) == tokens**2
+        wide = axes.bbox.width / tokens
+        assert (
+            all(t.get_window_extent().width < wide for t in axes.texts[:: tokens + 1]) and axes.texts[0].get_size() >= 6
+        )
+
+
 def test_masked_cells_are_blank_and_a_leak_is_refused():
     allowed = np.tri(3, dtype=bool)
     w = allowed / allowed.sum(-1, keepdims=True)
@@ -202,3 +213,19 @@ def test_a_folder_is_no_file(tmp_path, rng):
 
 def test_a_notebook_gets_a_picture(rng):
     assert draw.attention_heatmap(weights(rng, 2, 2), "ab", "ab")._repr_png_().startswith(b"\x89PNG")
+
+
+def test_padding_is_cropped_and_a_weight_on_it_is_refused(tmp_path, rng):
+    w = np.zeros((2, 3, 4, 6))
+    w[..., :5] = weights(rng, 2, 3, 4, 5)
+    labels = list("abcd"), [*"vwxyz", "<pad>"]
+    draw.attention_grid(w, *labels, tmp_path / "grid", lengths=(3, 5))
+    values = json.loads((tmp_path / "grid.json").read_text())
+    assert values["rows"] == list("abc") and values["columns"] == list("vwxyz")
+    np.testing.assert_allclose(values["weights"], w[..., :3, :5], atol=1e-6)
+    figure = draw.attention_heatmap(w[0, 0], *labels, lengths=(4, 5))
+    assert figure.axes[0].images[0].get_array().shape == (4, 5)
+    with pytest.raises(ValueError, match="0 on padding; got .* behind column 4"):
+        draw.attention_heatmap(w[0, 0], *labels, lengths=(4, 4))
+    with pytest.raises(ValueError, match=r"got \(5, 5\) of \(4, 6\)"):
+        draw.attention_heatmap(w[0, 0], *labels, lengths=(5, 5))

@@ -19,8 +19,9 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # Import order is reading order: a room imports only from rooms on its left.
 ORDER = [
-    "backend", "tensor", "recompute", "gradcheck", "ops", "kernels", "nn", "models", "optim", "parallel", "distributed",
-    "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw", "tasks", "lessons", "bench", "cli",
+    "backend", "tensor", "recompute", "gradcheck", "ops", "views", "trace", "kernels", "nn", "models", "optim",
+    "examples", "parallel", "distributed", "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw",
+    "tasks", "lessons", "figures", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend", "kernels"}
 MAY_DEFINE_VJP = {"tensor", "recompute", "ops", "kernels", "gradcheck"}
@@ -166,6 +167,9 @@ def public():
         "recompute",
         "gradcheck",
         "ops",
+        "views",
+        "trace",
+        "examples",
         "parallel",
         "nn",
         "nn.init",
@@ -173,7 +177,18 @@ def public():
         "optim",
         "data",
     ]
-    for module in [*rooms, "data", "checkpoint", "train", "generate", "draw", "tasks", "gradcases", "lessons"]:
+    for module in [
+        *rooms,
+        "data",
+        "checkpoint",
+        "train",
+        "generate",
+        "draw",
+        "tasks",
+        "gradcases",
+        "lessons",
+        "figures",
+    ]:
         loaded = importlib.import_module(f"minitransformer.{module}")
         for name in getattr(loaded, "__all__", vars(loaded)):
             value = getattr(loaded, name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minitransformer.lessons import notebook, rules
+from minitransformer.lessons import declared, notebook, rules
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "lessons"
@@ -30,6 +30,11 @@ def test_a_lesson_keeps_the_rules(path):
     """Source and notebook agree; question, short cells that show something, checked formulas, links, exercises."""
     found = rules.complaints(path)
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=by_name)
+def test_a_lesson_has_a_few_exercises(path):
+    assert 2 <= len(declared(path.name[:2])) <= 4
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=by_name)

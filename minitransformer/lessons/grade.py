@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..tensor import as_array
-from .exercise import CASES, Exercise, find
+from .exercise import CASES, Exercise, Mistake, find
 from .verdict import Verdict
 
 SHOWN = "{:.6g}"
@@ -190,25 +190,38 @@ def _judge(exercise: Exercise, cases: list[_Case]) -> tuple[list[str], str]:
         return [*lines, f"Hint: {hint}"], "changes its input"
     if wrong is None:
         return [], ""
-    for mistake in exercise.mistakes:
-        if _is_that_mistake(exercise, mistake.function, cases):
-            return [*lines, f"Hint: {mistake.hint}"], mistake.name
+    known = _known(exercise, cases)
+    if known:
+        return [*lines, *(f"Hint: {mistake.hint}" for mistake in known)], ", ".join(mistake.name for mistake in known)
     name, hint = _general_hint(cases)
     return [*lines, *([f"Hint: {hint}"] if hint else [])], name
 
 
-def _is_that_mistake(exercise: Exercise, function: Callable, cases: list[_Case]) -> bool:
-    """Tell whether a mistake's function returns the very same numbers, on all inputs."""
+def _known(exercise: Exercise, cases: list[_Case]) -> list[Mistake]:
+    """Return the mistake that gives these very numbers on all inputs; else one for each result that one explains."""
+    results = range(len(exercise.returns))
+    wrong = {i for i in results if not all(_agree([c.got[i]], [c.expected[i]], exercise.rtol) for c in cases)}
+    explained = {mistake: _same(exercise, mistake.function, cases) for mistake in exercise.mistakes}
+    for enough in (set(results), wrong):
+        whole = [mistake for mistake, same in explained.items() if enough <= same]
+        if whole:
+            return whole[:1]
+    first = {i: next((m for m, same in explained.items() if i in same), None) for i in sorted(wrong)}
+    return list(dict.fromkeys(m for m in first.values() if m is not None))
+
+
+def _same(exercise: Exercise, function: Callable, cases: list[_Case]) -> set[int]:
+    """Return the places of the results that are those of a mistake's function, on all inputs."""
+    same = set(range(len(exercise.returns)))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for case in cases:
             try:
                 result = _parts(exercise, exercise.run(function, *copy.deepcopy(case.inputs)))
             except Exception:
-                return False
-            if not _agree(case.got, result, exercise.rtol):
-                return False
-    return True
+                return set()
+            same = {i for i in same if _agree([case.got[i]], [result[i]], exercise.rtol)}
+    return same
 
 
 def _differences(exercise: Exercise, case: _Case) -> list[str]:

@@ -18,10 +18,10 @@ POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 class TransformerConfig(LayersConfig):
     """Sizes of an encoder-decoder; the defaults are the paper's base model (65 million parameters at V = 37,000).
 
-    tie_embeddings: "none", "target" (the output projection is the target embedding) or "all" (the source's too,
-    as in the paper; one vocabulary). positions: sinusoidal or learned are added to the embeddings; rotary, alibi and
-    relative act in every self-attention. norm: "post" as in the paper, or "pre". activation: relu, gelu, gelu_tanh,
-    silu, swiglu, geglu. The other fields are those of LayersConfig.
+    tie_embeddings: "none", "target" (the output projection is the target embedding) or "all" (the source's too, as in
+    the paper; one vocabulary; Press & Wolf 2016, arXiv:1608.05859). positions: sinusoidal or learned are added to the
+    embeddings; rotary, alibi and relative act in every self-attention. norm: "post" as in the paper, or "pre".
+    activation: relu, gelu, gelu_tanh, silu, swiglu, geglu. The other fields are those of LayersConfig.
     """
 
     source_vocab: int = 37_000

@@ -27,6 +27,10 @@ def scaled(monkeypatch):
     def _(x, w):
         return x * w, x * w
 
+    @scaled.mistake("sum for product", "multiply.")
+    def _(x, w):
+        return x + w, (x + w).sum(0)
+
     yield lambda function: mt.lessons.check("99.1", function)
     del EXERCISES["99.1"]
 
@@ -66,6 +70,13 @@ def test_a_known_mistake_gets_its_hint(scaled):
     verdict = scaled(lambda x, w: (x * w, x * w))
     assert verdict.mistake == "lost sum" and verdict.lines[-1] == "Hint: sum over the rows."
     assert "total: expected the shape (3,), got (2, 3)" in verdict.lines
+
+
+def test_a_mistake_in_one_of_two_results_is_known_too(scaled):
+    verdict = scaled(lambda x, w: (x + w, (x * w).sum(0)))
+    assert verdict.mistake == "sum for product" and "total is right" in verdict.lines
+    verdict = scaled(lambda x, w: (x + w, x * w))
+    assert verdict.mistake == "sum for product, lost sum" and verdict.lines[-1] == "Hint: sum over the rows."
 
 
 def _in_place(x, w):

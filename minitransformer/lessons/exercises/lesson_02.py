@@ -22,7 +22,7 @@ def matmul_vjp(a, b, g):
     return gradients(ops.matmul, a, b, g=g)
 
 
-@matmul_vjp.mistake("no transpose", "the vjp multiplies by the transposed Jacobian: g @ bᵀ and aᵀ @ g.")
+@matmul_vjp.mistake("no transpose", "the way back multiplies by the transpose of the other factor.")
 def _(a, b, g):
     return g @ b, a @ g
 
