@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 11 · From SGD to Adam and on
+# # 11 · Optimizers
 #
 # **The gradient tells which way is down at this very point. How far should a step go, and what does it help to remember
 # the gradients before?**
