@@ -61,7 +61,7 @@ print("after 20 steps:", path[20].round(5))
 
 
 # %%
-def draw_path(axes, title, path, loss=valley, x=(-4.6, 2.4), y=(-1.4, 1.4)):
+def draw_path(axes, title, path, loss=valley, x=(-4.6, 2.4), y=(-1.7, 1.7)):
     grid = np.stack(np.meshgrid(np.linspace(*x, 120), np.linspace(*y, 120)), axis=-1)
     levels = 10.0 ** np.arange(-2, 4, 0.5)
     axes.contour(grid[..., 0], grid[..., 1], loss(grid), levels, colors="#9ecae1", linewidths=1)
