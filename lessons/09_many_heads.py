@@ -9,7 +9,7 @@
 # the library [nn/attention.py](../minitransformer/nn/attention.py). Then we find a task at which one head must fail,
 # and count parameters and FLOPs.
 #
-# [← 08 · Attention](08_attention.ipynb) · [10 · Where am I? →](10_positions.ipynb)
+# [← 08 · Attention, one number at a time](08_attention.ipynb) · [10 · Where am I? →](10_positions.ipynb)
 
 # %%
 import matplotlib.pyplot as plt
