@@ -262,20 +262,31 @@ for number in range(1, 4):
         print(f"round {number}, {name}:", *(f"{say(i[1:])} {np.exp(s):.3f}  " for i, s in texts))
 
 # %% [markdown]
-# Two beams find "B C", which greedy writing misses. The library does the same, for whole batches and any model; for our
+# Two beams find B C, which greedy writing misses. The library does the same, for whole batches and any model; for our
 # table we lend it one whose scores depend on the last token alone.
 
 
 # %%
-def chain(table):
-    """Return a model for `generate` whose logits are the rows of a table."""
-    settings, read = SimpleNamespace(pad_id=PAD), lambda source: (source, source != PAD)
-    scores = lambda ids, memory, real, caches: table[ids]  # noqa: E731
-    return SimpleNamespace(config=settings, encode=read, decode=scores, parameters=lambda: [])
+class Chain(SimpleNamespace):
+    """A model for `generate` whose logits are the rows of a table."""
+
+    config = SimpleNamespace(pad_id=PAD)
+
+    def parameters(self):
+        return []
+
+    def encode(self, source):
+        return source, source != PAD
+
+    def decode(self, ids, memory, real, caches):
+        return self.table[ids]
 
 
 with np.errstate(divide="ignore"):
-    language = chain(np.log(P))
+    language = Chain(table=np.log(P))
+print("after <bos>:", np.exp(language.decode([[BOS]], None, None, None)))
+
+# %%
 for beams in (1, 2):
     (best,) = generate.beam_translate(language, [[A]], BOS, EOS, 6, beams, 0.0, cached=False)
     print(beams, *(f"  {say(h.ids)} {np.exp(h.score):.4f}" for h in best))
