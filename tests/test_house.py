@@ -24,7 +24,7 @@ ORDER = [
     "tasks", "lessons", "figures", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend", "kernels"}
-MAY_DEFINE_VJP = {"tensor", "recompute", "ops", "kernels", "gradcheck"}
+MAY_DEFINE_VJP = {"tensor", "recompute", "ops", "kernels", "gradcheck", "lessons"}
 MAY_IMPORT_MATPLOTLIB = {"draw"}
 MAY_PRINT_OR_OPEN = {"cli", "train", "draw", "data", "checkpoint"}
 FUNCTION_LINES, FILE_LINES = 50, 300
