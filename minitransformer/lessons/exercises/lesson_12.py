@@ -225,7 +225,7 @@ def write_greedily(table, bos, eos, most):
 
 def _walk(table, last, eos, most, choose=np.argmax):
     """Write, and return all with the end, if it came."""
-    written = []
+    written: list = []
     while len(written) < most and last != eos:
         last = int(choose(table[last]))
         written.append(last)

@@ -180,7 +180,7 @@ def _(values):
 
 def _packed(rng):
     shapes = [[(2, 3), (5,), (3, 2)], [(3, 5), (2, 2), (7,)], [(2, 5), (3, 3), (2, 2)]][int(rng.integers(3))]
-    return np.arange(100, 100 + sum(int(np.prod(s)) for s in shapes)), shapes
+    return np.arange(100, 100 + sum(int(np.prod(s)) for s in shapes)), shapes  # type: ignore[misc, attr-defined]
 
 
 def _laid_out(function, flat, shapes):

@@ -32,7 +32,8 @@ def masked_loss(logits, target, pad):
 
 def write_greedily(table, bos, eos, most):
     """Follow the highest score from token to token."""
-    last, written = bos, []
+    last = bos
+    written: list = []
     while len(written) < most:
         last = int(table[last].argmax())
         if last == eos:
