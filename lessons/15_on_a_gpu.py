@@ -21,11 +21,11 @@ import numpy as np
 
 import minitransformer as mt
 from minitransformer import backend
+from minitransformer.kernels.blas import limit_blas_threads
 from minitransformer.kernels.cuda import activation
 from minitransformer.models import Transformer, TransformerConfig
 from minitransformer.tensor import TENSORS
 
-rng = np.random.default_rng(15)
 print("minitransformer", mt.__version__)
 
 # %% [markdown]
@@ -67,6 +67,7 @@ print(inspect.getsource(mt.ops.silu.body).split('"""')[2])
 # %%
 with mt.use_backend(WHERE):
     xp = backend.xp()  # numpy, or cupy
+rng = np.random.default_rng(15)
 x = rng.standard_normal(5)
 sigma = (1 + np.tanh(x / 2)) / 2
 for namespace, array in ((np, x), (xp, xp.asarray(x)), (TENSORS, mt.Tensor(x))):
@@ -77,8 +78,8 @@ for namespace, array in ((np, x), (xp, xp.asarray(x)), (TENSORS, mt.Tensor(x))):
     print(f"the same on {type(array).__module__.split('.')[0]}.{type(array).__name__}")
 
 # %% [markdown]
-# Arrays of two kinds never meet by accident: an op given both raises, since a hidden copy over the bus would be the most
-# expensive line of the program.
+# Arrays of two kinds never meet by accident: an op given both raises, since a hidden copy from one memory to the other would be
+# slow and hard to find.
 #
 # ## What travels
 #
@@ -117,12 +118,12 @@ print(f"{len(views)} arrays, 1 copy of {flat.nbytes:,} bytes")
 
 # %% [markdown]
 # The way back matters, too. Asking for one number, as `float(loss)` does, makes the program wait until the GPU has done
-# all that it was asked for. [train.py](../minitransformer/train.py) leaves losses where they are and fetches them when a
-# line of the log is due.
+# all that it was asked for. [train.py](../minitransformer/train.py) leaves losses where they are and fetches one when a line
+# of the log is due.
 #
 # ## What asking costs
 #
-# Python asks for one operation at a time: NumPy by a call, CuPy by a **launch** that starts thousands of threads. Asking
+# Python asks for one operation at a time: NumPy by a call, CuPy by a **launch** that starts many threads. Asking
 # has a price that does not depend on how much there is to do. We time $y = x + 1$ for arrays of many sizes.
 
 
@@ -139,10 +140,10 @@ def seconds(action, xp=np, rounds=7):
     return min(times)
 
 
-print("an empty action takes less than a millisecond:", seconds(lambda: None) < 1e-3)
+sizes = [2**k for k in range(0, 25, 2)]
+print("arrays of", *sizes, "numbers")
 
 # %%
-sizes = [2**k for k in range(0, 25, 2)]
 curves = {}
 for name, module in {"numpy": np, WHERE: xp}.items():
     arrays = [module.ones(n, dtype="float32") for n in sizes]
@@ -199,8 +200,8 @@ print(f"(x * 2 + 1) / x: {calls} calls, {moved:,} bytes")
 assert calls == 3 and moved == (2 + 2 + 3) * x.nbytes
 
 # %% [markdown]
-# The three calls read and write seven arrays. (On CuPy each would be a launch, at least: conversions are launches, too,
-# and are not counted here.) Now a whole training step, by the plain book of ops:
+# The three calls read and write seven arrays. (On CuPy each would be a launch or a matrix product; conversions of
+# types are launches, too, and are not counted here.) Now a whole training step, by the plain book of ops:
 
 # %%
 parts = {}
@@ -326,7 +327,7 @@ plt.show()
 
 # %% [markdown]
 # Does it matter on a processor? It has a small fast memory of its own, the cache. Take a polynomial of degree 12, which is
-# 24 operations, over four million numbers: all of them step by step, or a **block** after the other, each through all
+# 24 operations, over 16 million numbers: all of them step by step, or a **block** after the other, each through all
 # steps while it lies in the cache.
 
 
@@ -343,13 +344,13 @@ def in_blocks(x, out, size):
         polynomial(x[first : first + size], out[first : first + size])
 
 
-x = rng.uniform(-1, 1, 2**22).astype("float32")
+x = rng.uniform(-1, 1, 2**24).astype("float32")
 whole, blocked = np.empty_like(x), np.empty_like(x)
 polynomial(x, whole), in_blocks(x, blocked, 2**14)
 print("the same bits:", np.array_equal(whole, blocked))
 
 # %%
-blocks = [2**k for k in range(8, 23, 2)]
+blocks = [2**k for k in range(10, 25, 2)]
 times = [seconds(lambda size=size: in_blocks(x, blocked, size), rounds=3) for size in blocks]
 best = int(np.argmin(times))
 figure, axes = plt.subplots(num="blocks", figsize=(6.5, 3.4), layout="constrained")
@@ -415,7 +416,8 @@ for distance in (16, 8, 4, 2, 1):
     stages.append(stages[-1] + stages[-1][lane ^ distance])
 assert np.allclose(stages[-1], values.sum())
 figure, axes = plt.subplots(num="warp", figsize=(8, 2.6), layout="constrained")
-image = axes.imshow(stages, cmap="RdBu", aspect="auto", vmin=-8, vmax=8)
+most = np.abs(stages).max()
+image = axes.imshow(stages, cmap="RdBu", aspect="auto", vmin=-most, vmax=most)
 axes.set_yticks(range(6), ["at first", *(f"after {d}" for d in (16, 8, 4, 2, 1))])
 axes.set(xlabel="thread of the warp")
 figure.colorbar(image, ax=axes, label="what it holds")
@@ -423,7 +425,7 @@ plt.show()
 
 # %% [markdown]
 # That is `block_sum` in [source.py](../minitransformer/kernels/cuda/source.py), by which LayerNorm, softmax and the loss
-# become one launch each. The order is always the same, so a run gives the same bits each time. With all kernels, the
+# become one launch each way. The order is always the same, so a run gives the same bits each time. With all kernels, the
 # README counts 333 launches and products for a step that takes 2,310 by the book.
 #
 # ## Asking once
@@ -490,13 +492,14 @@ def train(where, steps=60):
         return np.array([float(loss) for loss in losses])
 
 
-runs = {where: train(where) for where in ("numpy", WHERE)}
+with limit_blas_threads(1):  # small products
+    runs = {where: train(where) for where in ("numpy", WHERE)}
 print({where: losses[-1].round(2).item() for where, losses in runs.items()})
 assert np.allclose(runs["numpy"][:5], runs[WHERE][:5], rtol=1e-3)
 
 # %%
 figure, axes = plt.subplots(num="training", figsize=(6.5, 3.2), layout="constrained")
-for width, (where, losses) in zip((5, 2), runs.items()):
+for width, (where, losses) in zip((4, 1.5), runs.items()):
     axes.plot(range(1, 61), losses, label=where, linewidth=width)
 axes.set(xlabel="training step", ylabel="loss (nats per token)")
 axes.legend(frameon=False)
@@ -504,7 +507,17 @@ plt.show()
 
 # %% [markdown]
 # What is asked for in a step does not depend on the batch, so a larger batch shares the price of asking among more
-# tokens. How many tokens a second does training reach?
+# tokens.
+
+# %%
+with mt.use_kernels(False), limit_blas_threads(1):
+    for rows in (1, 64, 256):
+        counted(f"forward, {rows} rows", lambda rows=rows: loss_of(model, *task.batch(1, rows)))
+print({name: count for name, count in parts.items() if "rows" in name})
+assert parts["forward, 1 rows"] == parts["forward, 256 rows"] == parts["forward"]
+
+# %% [markdown]
+# How many tokens a second does training reach?
 
 
 # %%
@@ -515,7 +528,8 @@ def tokens_a_second(where, rows):
 
 
 batches = (1, 4, 16, 64, 256)
-speed = {where: [tokens_a_second(where, rows) for rows in batches] for where in runs}
+with limit_blas_threads(1):
+    speed = {where: [tokens_a_second(where, rows) for rows in batches] for where in runs}
 assert speed["numpy"][-1] > 3 * speed["numpy"][0]
 print("on NumPy a batch of 256 trains more than three times as many tokens a second as one of 1")
 
