@@ -223,22 +223,6 @@ def next_draw(rows: int) -> Draw:
     return draw
 
 
-def draw_state() -> tuple[tuple[int, int], int, tuple[int, int] | None]:
-    """Return all that the next draw depends on: key, count of draws, and the part of a batch."""
-    return _random.key, _random.calls, _random.part
-
-
-@contextlib.contextmanager
-def drawing_from(state: tuple[tuple[int, int], int, tuple[int, int] | None]) -> Iterator[None]:
-    """Inside the block, draw as from an earlier state on; after it, go on as if nothing had been drawn."""
-    before = draw_state()
-    _random.key, _random.calls, _random.part = state
-    try:
-        yield
-    finally:
-        _random.key, _random.calls, _random.part = before
-
-
 def random_state() -> tuple[tuple[int, int], int]:
     """Return the key and the count of draws, for another process to go on from."""
     return _random.key, _random.calls
@@ -247,3 +231,21 @@ def random_state() -> tuple[tuple[int, int], int]:
 def set_random_state(key: Sequence[int], calls: int) -> None:
     """Go on from another process's state."""
     _random.key, _random.calls = (int(key[0]), int(key[1])), calls
+
+
+def draw_state() -> tuple[tuple[tuple[int, int], int], tuple[int, int] | None]:
+    """Return all that the next draw in this process depends on: the random state, and the part of a batch."""
+    return random_state(), _random.part
+
+
+@contextlib.contextmanager
+def drawing_from(state: tuple[tuple[tuple[int, int], int], tuple[int, int] | None]) -> Iterator[None]:
+    """Inside the block, draw as from an earlier `draw_state` on; after it, go on as if nothing had been drawn."""
+    before = draw_state()
+    try:
+        for_now, _random.part = state
+        set_random_state(*for_now)
+        yield
+    finally:
+        set_random_state(*before[0])
+        _random.part = before[1]

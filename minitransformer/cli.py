@@ -429,21 +429,21 @@ def run_bench(arguments: argparse.Namespace) -> int:
     quick = arguments.quick
     if arguments.out:
         _check_new(Path(arguments.out))  # before minutes of timing, not after
-    if arguments.what == "stability":
+    alone = {  # what takes none of --peers, --config and --rounds: module, why, and how it is measured
+        "stability": (
+            stability, "has models of its own",
+            lambda: stability.stability(*((8, 40, 1) if quick else (stability.LAYERS, 300, 3)), progress),
+        ),
+        "scaling": (scaling, "times our own step", lambda: scaling.scaling(1 if quick else 9, progress)),
+        "attention": (attention, "has its own models", lambda: attention.effects(quick, progress)),
+    }  # fmt: skip
+    what: Any
+    if arguments.what in alone:
+        what, why, measure_alone = alone[arguments.what]
         if arguments.peers or arguments.config or arguments.rounds:
-            raise ValueError("bench stability has models of its own; got other options too; write bench stability")
-        what: Any = stability
-        result = stability.stability(*((8, 40, 1) if quick else (stability.LAYERS, 300, 3)), progress)
-    elif arguments.what == "scaling":
-        if arguments.peers or arguments.config or arguments.rounds:
-            raise ValueError("bench scaling times our own step; got other options too; write bench scaling")
-        what = scaling
-        result = scaling.scaling(1 if quick else 9, progress)
-    elif arguments.what == "attention":
-        if arguments.peers or arguments.config or arguments.rounds:
-            raise ValueError("bench attention has its own models; got other options too; write bench attention")
-        what = attention
-        result = attention.effects(quick, progress)
+            name = f"bench {arguments.what}"
+            raise ValueError(f"{name} {why}; got other options too; write {name}")
+        result = measure_alone()
     elif arguments.what == "profile":
         if arguments.peers or arguments.rounds:
             raise ValueError("bench profile looks into our own step; got --peers or --rounds; write bench profile")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 COLOURS = "viridis"  # perceptually uniform: equal steps of weight look like equal steps of colour
 MOST_PRINTED = 12  # up to 12 × 12 cells also show their number
+CURVES = ("#08519c", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666")  # colours of lines
 ROOM_FOR_NUMBER = 0.24  # inches of a cell: two decimals of 6 points
 MOST_GRIDDED = 40  # up to here thin lines between the cells help to follow a row; beyond, they would hide it
 
@@ -182,13 +183,12 @@ def log_log(
 
     Raises RuntimeError without matplotlib.
     """
-    colours = ("#08519c", "#d95f02", "#1b9e77", "#7570b3")
     with _style() as new_figure:
         figure = new_figure(figsize=(3.6 * len(panels), 3.6), layout="constrained")
         for axes, (name, curves) in zip(
             figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
         ):
-            for colour, (label, (x, y)) in zip(colours, curves.items(), strict=False):
+            for colour, (label, (x, y)) in zip(CURVES, curves.items(), strict=False):
                 axes.loglog(x, y, "o-", color=colour, label=label, linewidth=1.8, markersize=4)
             ticks = next(iter(curves.values()))[0]
             axes.set_xticks(ticks, [str(t) for t in ticks], fontsize=8)
@@ -221,7 +221,6 @@ def gradient_norms(
         panel: {name: _checked_norms(f"{panel}, {name}: ", *curve) for name, curve in curves.items()}
         for panel, curves in panels.items()
     }
-    colours = ("#08519c", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666")
     wide = min(3, len(panels))
     high = -(-len(panels) // wide)
     with _style() as new_figure:
@@ -229,7 +228,7 @@ def gradient_norms(
         grid = figure.subplots(high, wide, squeeze=False).ravel()
         for axes, (panel, curves) in zip(grid, checked.items(), strict=False):
             widths = np.linspace(3.4, 1.2, len(curves))  # where lines lie upon one another, the lower one looks out
-            for colour, width, (name, (x, y)) in zip(itertools.cycle(colours), widths, curves.items(), strict=False):
+            for colour, width, (name, (x, y)) in zip(itertools.cycle(CURVES), widths, curves.items(), strict=False):
                 shown = np.where(y > 0, y, np.nan)
                 axes.plot(x, shown, "o-", color=colour, label=name, linewidth=width, markersize=width + 1.4)
             _dress_norms(axes, np.concatenate([y for _, y in curves.values()]))
@@ -310,9 +309,6 @@ def _grouped(rows: list[dict[str, Any]]) -> tuple[list[float], list[str], dict[s
         places.append(at)
         at += 1
     return places, [row["name"] for row in rows], heads
-
-
-CURVES = ("#08519c", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666", "#a6761d", "#66a61e")
 
 
 def _longer_texts(axes: Axes, lengths: dict[str, tuple[list[int], list[float | None]]], trained: int) -> None:

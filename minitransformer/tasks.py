@@ -38,13 +38,16 @@ VALIDATED = 256  # pairs, or windows of a text, whose loss is measured now and t
 EXAMPLE = "0 1 2 3 4 5 6 7"
 
 
-def _loss(config: TrainConfig, model: Any, features: Any, targets: Any, ignored: int) -> Tensor:
-    """Return the mean loss from a model's features, with all logits at once or in chunks."""
-    if config.loss_chunk:
-        smoothing, chunk = config.label_smoothing, config.loss_chunk
+def loss_of(
+    model: Any, features: Any, targets: Any, ignored: int = NONE_IGNORED, smoothing: float = 0.0, chunk: int = 0
+) -> Tensor:
+    """Return the mean loss from a model's features, with all logits at once (0) or a chunk of rows at a time.
+
+    features: (B, T, D), targets: integers (B, T) → a number, in nats per token
+    """
+    if chunk:
         return ops.linear_cross_entropy(features, model.output_weight, targets, ignored, smoothing, chunk=chunk)
-    logits = ops.linear(features, model.output_weight)
-    return ops.cross_entropy(logits, targets, ignored, config.label_smoothing)
+    return ops.cross_entropy(ops.linear(features, model.output_weight), targets, ignored, smoothing)
 
 
 class SequenceTask:
@@ -66,8 +69,8 @@ class SequenceTask:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
         source, target_in, target_out = backend.send(*arrays)
         memory, mask = self.model.encode(source)
-        x = self.model.features(target_in, memory, mask)
-        return _loss(self.config, self.model, x, target_out, data.PAD), self.tokens(*arrays)
+        x, c = self.model.features(target_in, memory, mask), self.config
+        return loss_of(self.model, x, target_out, data.PAD, c.label_smoothing, c.loss_chunk), self.tokens(*arrays)
 
     def tokens(self, *arrays: Any) -> int:
         """Return the count of target tokens of a batch."""
@@ -314,7 +317,8 @@ class LanguageTask:
     def loss(self, *arrays: Any) -> tuple[Tensor, int]:
         """Return the mean loss of a batch, in nats per token, and its count of tokens."""
         inputs, targets = backend.send(*arrays)
-        return _loss(self.config, self.model, self.model.features(inputs), targets, NONE_IGNORED), targets.size
+        x, c = self.model.features(inputs), self.config
+        return loss_of(self.model, x, targets, NONE_IGNORED, c.label_smoothing, c.loss_chunk), targets.size
 
     def tokens(self, *arrays: Any) -> int:
         """Return the count of target tokens of a batch."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-import statistics
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -21,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, data, ops, optim
+from .. import backend, data, optim
 from ..draw import attention_effects
 from ..kernels.blas import limit_blas_threads
 from ..models import GPT2, GPT2Config
+from ..tasks import loss_of
 from ..tensor import Tensor, no_grad
 from . import long
-from .run import Peer
+from .run import Peer, summarise, turns
 
 LENGTH, BATCH = 96, 8
 SIZES: dict[str, Any] = {
@@ -101,10 +101,7 @@ class Trained:
 
     def loss(self, ids: np.ndarray) -> Tensor:
         """Return the mean loss of texts, in nats per character."""
-        x = self.model.features(ids[:, :-1])
-        if self.chunk:
-            return ops.linear_cross_entropy(x, self.model.output_weight, ids[:, 1:], chunk=self.chunk)
-        return ops.cross_entropy(ops.linear(x, self.model.output_weight), ids[:, 1:])
+        return loss_of(self.model, self.model.features(ids[:, :-1]), ids[:, 1:], chunk=self.chunk)
 
     def step(self) -> None:
         """Take one step of training, with warm-up and clipping."""
@@ -153,7 +150,7 @@ def catalogue(steps: int, progress: Any) -> list[dict[str, Any]]:
                 each.step()
             if done:  # the first turn warms up
                 times[name].append((time.perf_counter() - began) / TURN)
-    plain, rows = next(iter(trained)), []
+    figures, rows = summarise(times, next(iter(trained))), []
     for name, each in trained.items():
         loss = each.held_out(LENGTH)
         with counted_products() as products, limit_blas_threads(1):  # one thread, so that none counts for another
@@ -162,11 +159,9 @@ def catalogue(steps: int, progress: Any) -> list[dict[str, Any]]:
         each.step()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        ratios = [t / p for t, p in zip(times[name], times[plain], strict=True)]
         rows.append({
             "name": name, "group": VARIANTS[name][0], "parameters": sum(p.size for p in each.model.parameters()),
-            "products": products[0], "seconds": statistics.median(times[name]), "ratio": statistics.median(ratios),
-            "least": min(ratios), "greatest": max(ratios), "peak": peak, "loss": loss,
+            "products": products[0], **figures[name], "peak": peak, "loss": loss,
         })  # fmt: skip
     return rows
 
@@ -215,24 +210,21 @@ def long_sequences(lengths: tuple[int, ...], rounds: int, progress: Any) -> list
         times: dict[str, list[float]] = {peer.name: [] for peer in peers}
         memory = {}
         try:
-            for i in range(rounds + 1):
-                progress(f"attention: length {length}, round {i} of {rounds}")
-                for peer in peers if i % 2 else reversed(peers):
-                    time.sleep(0.2)
-                    answer = peer.run(1)
-                    memory[peer.name] = answer["memory"]
-                    if i:
-                        times[peer.name].append(answer["seconds"][0])
+            for i, peer in turns(peers, f"attention: length {length}", rounds, progress):
+                answer = peer.run(1)
+                memory[peer.name] = answer["memory"]
+                if i:
+                    times[peer.name].append(answer["seconds"][0])
         finally:
             for peer in peers:
                 peer.close()
         for name, seconds in times.items():
             beside = "torch-causal" if name.endswith("causal") else "torch"
-            ratios = [a / b for a, b in zip(seconds, times[beside], strict=True)] if beside in times else []
+            figures = summarise({name: seconds, "beside": times.get(beside, seconds)}, "beside")[name]
             rows.append({
-                "kind": name, "length": length, "seconds": statistics.median(seconds), "memory": memory[name],
-                "of_torch": statistics.median(ratios) if ratios else None,
-                "spread": [min(ratios), max(ratios)] if ratios else None,
+                "kind": name, "length": length, "seconds": figures["seconds"], "memory": memory[name],
+                "of_torch": figures["ratio"] if beside in times else None,
+                "spread": [figures["least"], figures["greatest"]] if beside in times else None,
             })  # fmt: skip
     return rows
 

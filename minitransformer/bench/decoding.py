@@ -6,7 +6,6 @@ over the rate at which this machine reads as many bytes, from its caches where t
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -24,8 +23,8 @@ from ..kernels.blas import limit_blas_threads
 from ..parallel import cores
 from ..tensor import use_kernels
 from . import configs
-from .peer import memory
-from .run import PAUSE, Peer, choose, summarise
+from .peer import answer_orders, memory
+from .run import Peer, choose, summarise, turns
 
 PROMPT = 8  # tokens
 TURN = 0.35  # seconds that a peer writes at least, before the next one does
@@ -130,18 +129,19 @@ def serve(name: str, case: str, path: str) -> None:
     with np.load(path, allow_pickle=False) as file:
         peer = PEERS[name][0](c, dict(file))
     setting = peer.tune(prompt(c), max(4, CASES[case].tokens // 4))
-    for line in sys.stdin:
+
+    def answer(steps: int) -> dict[str, Any]:
         texts: list[tuple[list[int], list[float]]] = []
         began = time.perf_counter()
         while not texts or time.perf_counter() - began < TURN:
-            texts.append(peer.write(prompt(c), json.loads(line)["steps"]))
+            texts.append(peer.write(prompt(c), steps))
         first = statistics.median(times[0] for _, times in texts)
         later = statistics.median((times[-1] - times[0]) / max(1, len(times) - 1) for _, times in texts)
-        answer = {
+        return {
             "first": first, "later": later, "ids": texts[-1][0], "setting": setting, "memory": memory([os.getpid()]),
         }  # fmt: skip
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+
+    answer_orders(answer)
 
 
 def compare(case: str, names: list[str], rounds: int, progress: Any) -> dict[str, Any]:
@@ -155,13 +155,10 @@ def compare(case: str, names: list[str], rounds: int, progress: Any) -> dict[str
         try:
             for name in names:
                 peers.append(Peer(name, case, str(path), module="minitransformer.bench.decoding"))
-            for i in range(rounds + 1):
-                for peer in peers if i % 2 else reversed(peers):
-                    progress(f"{case}: round {i} of {rounds}, {PEERS[peer.name][3]}")
-                    time.sleep(PAUSE)
-                    answer = peer.run(tokens)
-                    if i:  # the round before warms up
-                        answers[peer.name].append(answer)
+            for i, peer in turns(peers, case, rounds, progress):
+                answer = peer.run(tokens)
+                if i:  # the round before warms up
+                    answers[peer.name].append(answer)
         finally:
             for peer in peers:
                 peer.close()

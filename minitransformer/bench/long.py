@@ -1,23 +1,23 @@
 """Attention alone on a long sequence, in a process of its own: it answers how long forward and backward took.
 
 $ python -m minitransformer.bench.long blockwise 4096
-{"steps": 1}  →  {"seconds": [0.4], "losses": [], "memory": 118000000}
+{"steps": 1}  →  {"seconds": [0.4], "memory": 118000000}
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..kernels.memory import keep_freed_memory
 from ..tensor import Tensor
-from .peer import memory
+from .peer import answer_orders, memory
 
 HEADS, WIDTH, WINDOW = 4, 64, 256
 
@@ -77,14 +77,16 @@ def serve(kind: str, length: str) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((1, HEADS, int(length), WIDTH)).astype("float32") for _ in range(4)]
     step = (_torch if kind in TORCH else _ours)(kind, arrays)
-    for line in sys.stdin:
+
+    def answer(steps: int) -> dict[str, Any]:
         seconds = []
-        for _ in range(json.loads(line)["steps"]):
+        for _ in range(steps):
             began = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - began)
-        sys.stdout.write(json.dumps({"seconds": seconds, "losses": [], "memory": memory([os.getpid()])}) + "\n")
-        sys.stdout.flush()
+        return {"seconds": seconds, "memory": memory([os.getpid()])}
+
+    answer_orders(answer)
 
 
 if __name__ == "__main__":

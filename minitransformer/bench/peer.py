@@ -6,6 +6,7 @@ $ python -m minitransformer.bench.peer ours gpt-small weights.npz
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -74,23 +75,29 @@ def memory(pids: list[int]) -> int:
     return total
 
 
+def answer_orders(answer: Callable[[int], dict[str, Any]]) -> None:
+    """Answer each order on standard input, a line {"steps": n}, with answer(n) as a line of JSON, until it ends."""
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(json.loads(line)["steps"])) + "\n")
+        sys.stdout.flush()
+
+
 def serve(name: str, config: str, weights: str) -> None:
     """Build the peer, then take orders from standard input until it ends."""
     c = configs.CONFIGS[config]
     with np.load(weights, allow_pickle=False) as file:
         peer = PEERS[name][0](c, dict(file))
-    data, done = configs.batches(c), 0
-    for line in sys.stdin:
-        order = json.loads(line)
+    batches = itertools.cycle(configs.batches(c))
+
+    def answer(steps: int) -> dict[str, Any]:
         seconds, losses = [], []
-        for _ in range(order["steps"]):
+        for batch in itertools.islice(batches, steps):
             began = time.perf_counter()
-            losses.append(peer.step(*data[done % len(data)]))
+            losses.append(peer.step(*batch))
             seconds.append(time.perf_counter() - began)
-            done += 1
-        answer = {"seconds": seconds, "losses": losses, "memory": memory([os.getpid(), *peer.children])}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        return {"seconds": seconds, "losses": losses, "memory": memory([os.getpid(), *peer.children])}
+
+    answer_orders(answer)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,20 +136,26 @@ def start(names: list[str], config: str, weights: Path, progress: Any) -> tuple[
     return peers, losses, failed
 
 
-def take_turns(peers: list[Peer], config: str, rounds: int, progress: Any) -> tuple[dict, dict[str, int]]:
-    """Let the peers step in turns, every other round backwards; return the median step of each round, and memory."""
-    times: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    memory, steps = {}, 1
+def turns(peers: list[Peer], what: str, rounds: int, progress: Any) -> Iterator[tuple[int, Peer]]:
+    """Yield (round, peer) after a pause, every other round backwards; round 0 warms up."""
     for i in range(rounds + 1):
-        progress(f"{config}: round {i} of {rounds}")
+        progress(f"{what}: round {i} of {rounds}")
         for peer in peers if i % 2 else reversed(peers):
             time.sleep(PAUSE)
-            answer = peer.run(steps)
-            memory[peer.name] = answer["memory"]
-            if i:
-                times[peer.name].append(statistics.median(answer["seconds"]))
-            else:  # the round that warms up says how many steps make a third of a second
-                steps = max(steps, min(30, int(0.35 / answer["seconds"][-1])))
+            yield i, peer
+
+
+def take_turns(peers: list[Peer], config: str, rounds: int, progress: Any) -> tuple[dict, dict[str, int]]:
+    """Let the peers step in turns; return the median step of each round, and memory."""
+    times: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    memory, steps = {}, 1
+    for i, peer in turns(peers, config, rounds, progress):
+        answer = peer.run(steps)
+        memory[peer.name] = answer["memory"]
+        if i:
+            times[peer.name].append(statistics.median(answer["seconds"]))
+        else:  # the round that warms up says how many steps make a third of a second
+            steps = max(steps, min(30, int(0.35 / answer["seconds"][-1])))
     return times, memory
 
 

@@ -27,9 +27,7 @@ def dropout_factors(
         starts, run = runs_of(shape, part)
         kept = np.empty((len(starts), run), dtype=bool)
         for i, start in enumerate(starts):
-            block, offset = divmod(start, PER_BLOCK)
-            halves = _halves(draw, draw.first_row * per_row + block, (offset + run - 1) // PER_BLOCK + 1)
-            np.greater_equal(halves[offset : offset + run], round(p * 2**32), out=kept[i])
+            kept[i] = _kept(draw, draw.first_row * per_row, start, run, p)
     factors = kept.reshape(part_shape(shape, part)).astype(like.dtype)
     factors *= 1 / (1 - p)
     return factors, lambda g: (None,)
@@ -38,10 +36,15 @@ def dropout_factors(
 def kept_rows(draw: Draw, shape: tuple[int, ...], p: float, b: int, h: int, rows: slice) -> Array:
     """Return which weights of some queries of one head are kept.    shape: (B, H, T, S) → boolean (rows, S)"""
     _, _, t, s = shape
-    block, offset = divmod((h * t + rows.start) * s, PER_BLOCK)
-    run = (rows.stop - rows.start) * s
-    halves = _halves(draw, (draw.first_row + b) * blocks_per_row(shape) + block, -(-(offset + run) // PER_BLOCK))
-    return (halves[offset : offset + run] >= round(p * 2**32)).reshape(-1, s)
+    first = (draw.first_row + b) * blocks_per_row(shape)
+    return _kept(draw, first, (h * t + rows.start) * s, (rows.stop - rows.start) * s, p).reshape(-1, s)
+
+
+def _kept(draw: Draw, first_block: int, start: int, run: int, p: float) -> Array:
+    """Return which of `run` elements are kept, from element `start` behind the first of a block on.    → (run,)"""
+    block, offset = divmod(start, PER_BLOCK)
+    halves = _halves(draw, first_block + block, -(-(offset + run) // PER_BLOCK))
+    return halves[offset : offset + run] >= round(p * 2**32)
 
 
 def _halves(draw: Draw, block: int, count: int) -> Array:

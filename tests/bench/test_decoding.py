@@ -18,7 +18,7 @@ TINY = decoding.Case(configs.BenchConfig("tiny", "gpt", 16, 2, 2, 40, 1, 23), 12
 def tiny(monkeypatch):
     monkeypatch.setattr(decoding, "CASES", {"tiny": TINY})
     monkeypatch.setattr(decoding, "TURN", 0.0)
-    monkeypatch.setattr(decoding, "PAUSE", 0.0)
+    monkeypatch.setattr(run, "PAUSE", 0.0)
     return TINY
 
 

@@ -19,13 +19,8 @@ def language_model(positions="learned", kv_heads=0, dropout=0.1, **options):
     return model.eval()
 
 
-@pytest.mark.parametrize("kv_heads", [0, 1, 2])
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 1, 3, 2], [12]])
-def test_each_row_is_that_of_the_full_forward(positions, kv_heads, chunks, rng):
-    """Token by token, or the prompt in chunks of any length."""
-    model = language_model(positions, kv_heads)
-    ids = mt.tensor(rng.integers(0, 11, (2, 12))).data
+def rows_are_those_of_the_full_forward(model, ids, chunks):
+    """Read ids in chunks with caches, compare each row, and return the caches."""
     with mt.no_grad():
         full = model(ids).numpy()
         caches, read, rows = model.decoder.new_caches(), 0, []
@@ -33,6 +28,17 @@ def test_each_row_is_that_of_the_full_forward(positions, kv_heads, chunks, rng):
             rows.append(model(ids[:, read : read + n], caches=caches).numpy())
             read += n
     np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=2e-6 * np.abs(full).max())
+    return caches
+
+
+@pytest.mark.parametrize("kv_heads", [0, 1, 2])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 1, 3, 2], [12]])
+def test_each_row_is_that_of_the_full_forward(positions, kv_heads, chunks, rng):
+    """Token by token, or the prompt in chunks of any length."""
+    model = language_model(positions, kv_heads)
+    ids = mt.tensor(rng.integers(0, 11, (2, 12))).data
+    caches = rows_are_those_of_the_full_forward(model, ids, chunks)
     assert all(c.past.length == 12 and c.memory.length == 0 for c in caches)
 
 
@@ -50,13 +56,7 @@ OPTIONS = {
 @pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 1, 3, 2]])
 def test_options_of_attention_change_nothing_about_that(name, chunks, rng):
     model, ids = language_model(**OPTIONS[name]), mt.tensor(rng.integers(0, 11, (2, 12))).data
-    with mt.no_grad():
-        full = model(ids).numpy()
-        caches, read, rows = model.decoder.new_caches(), 0, []
-        for n in chunks:
-            rows.append(model(ids[:, read : read + n], caches=caches).numpy())
-            read += n
-    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=2e-6 * np.abs(full).max())
+    rows_are_those_of_the_full_forward(model, ids, chunks)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
