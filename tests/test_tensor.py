@@ -127,7 +127,8 @@ def test_a_thousand_training_steps_hold_no_more_than_ten(rng):
         many = steps(1000)
     finally:
         tracemalloc.stop()
-    assert many - few < 1024, f"{many - few} bytes more after 1000 steps"
+    # one object of Python's kept a step would be 16,000 bytes and more; a table that grows once is 1 or 2 thousand
+    assert many - few < 8192, f"{many - few} bytes more after 1000 steps"
 
 
 def test_graph_is_freed_as_it_is_walked_and_refuses_a_second_walk():
