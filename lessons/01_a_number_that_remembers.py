@@ -172,6 +172,7 @@ arrows = []
 for name, child in numbers.items():
     arrows += [(name_of[p], name, slope) for p, slope in zip(child.parents, child.slopes)]
 arrow = dict(arrowstyle="-|>", shrinkA=48, shrinkB=48, color="#08519c")
+white = dict(fc="white", ec="none", pad=1)
 for start, end, slope in arrows:
     print(f"{start:>10} → {end:10} slope {slope:6.3f}")
 
@@ -185,7 +186,7 @@ for name, at in places.items():
 for start, end, slope in arrows:
     axes.annotate("", places[end], places[start], arrowprops=arrow)
     middle = np.add(places[start], places[end]) / 2
-    axes.text(middle[0], middle[1] + 0.08, f"{slope:.3f}", ha="center", color="#08519c")
+    axes.text(*middle, f"{slope:.3f}", ha="center", va="center", color="#08519c", bbox=white)
 axes.axis((-0.4, 2.4, -0.3, 1.3)), axes.set_axis_off()
 plt.show()
 

@@ -72,7 +72,8 @@ for axes, (name, step) in zip(panels, steps.items()):
     most = abs(slopes).max()
     axes.imshow(slopes, cmap="RdBu", vmin=-most, vmax=most)
     axes.set(title=f"{name}\n±{most:.2f}", xlabel="input", xticks=range(6), yticks=range(6))
-panels[0].set_ylabel("result"), plt.show()
+panels[0].set_ylabel("result")
+plt.show()
 
 # %% [markdown]
 # Blue is positive, red negative, and the strongest colour stands for the number above. A function of each element alone

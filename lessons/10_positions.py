@@ -106,7 +106,7 @@ for t, u in ((5, 3), (40, 38), (63, 0)):
 figure, (left, right) = plt.subplots(1, 2, num="waves", figsize=(9, 3.8), layout="constrained")
 image = left.imshow(table, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
 left.set(title="table", xlabel="column", ylabel="place t")
-figure.colorbar(image, ax=left, label="value")
+figure.colorbar(image, ax=left)
 image = right.imshow(table @ table.T)
 right.set(title="product of two rows", xlabel="place u", ylabel="place t")
 figure.colorbar(image, ax=right, label="product")

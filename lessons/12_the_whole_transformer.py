@@ -146,14 +146,14 @@ assert np.allclose(padded, alone, atol=1e-5) and np.abs(unmasked - alone).max() 
 by_source = np.transpose([moved(0, place) for place in range(real_length)])
 given = task.tokenizer.tokens(target[0])
 figure, panels = plt.subplots(1, 2, num="influence", figsize=(9, 4.2), layout="constrained")
-for axes, by, ids in zip(panels, (by_target, by_source), (target, source)):
+figure.get_layout_engine().set(wspace=0.1)
+sides = (target, "target"), (source, "source")
+for axes, by, (ids, side) in zip(panels, (by_target, by_source), sides):
     image = axes.imshow(np.where(by > 0, by, np.nan), cmap="viridis", vmin=0, aspect="auto")
     axes.set_xticks(range(by.shape[1]), task.tokenizer.tokens(ids[0, : by.shape[1]]), rotation=90)
     axes.set_yticks(range(len(given)), given)
-    axes.set_ylabel("output behind this token")
+    axes.set(xlabel=f"changed token of the {side}", ylabel="output behind this token")
     figure.colorbar(image, ax=axes, label="logits moved by at most")
-panels[0].set_xlabel("changed token of the target")
-panels[1].set_xlabel("changed token of the source")
 plt.show()
 
 # %% [markdown]

@@ -15,6 +15,7 @@
 import inspect
 import time
 import warnings
+import weakref
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +23,6 @@ import numpy as np
 import minitransformer as mt
 from minitransformer import backend
 from minitransformer.kernels.blas import limit_blas_threads
-from minitransformer.kernels.cuda import activation
 from minitransformer.models import Transformer, TransformerConfig
 from minitransformer.tensor import TENSORS
 
@@ -279,6 +279,95 @@ print(f"{apart} calls one by one, {together} for all at once, to the same bits")
 # [many.py](../minitransformer/kernels/cuda/many.py) goes one better: parameters stay where they are, the kernel gets a
 # list of their addresses, and a step of AdamW is **one** launch.
 #
+# ## Where memory comes from
+#
+# Every result needs a place, and asking the driver of a GPU for one is dear: it may have to wait until all work is done.
+# So CuPy has a **memory pool**. It rounds sizes up to pieces of 512 bytes, keeps what is given back, and hands it out to
+# the next who wants as much; the driver is asked only when nothing suitable lies there. For $n$ bytes:
+#
+# $$ \text{size} = 512\,\Bigl\lceil \frac{n}{512} \Bigr\rceil $$
+
+
+# %%
+class Pool:
+    def __init__(self):
+        self.free, self.asked, self.bytes = [], 0, 0
+
+    def take(self, n):
+        size = -(-n // 512) * 512
+        known = size in self.free
+        self.free.remove(size) if known else None
+        self.asked, self.bytes = self.asked + (not known), self.bytes + (not known) * size
+        return size
+
+
+pool = Pool()
+assert [pool.take(n) for n in (1, 512, 513)] == [512 * np.ceil(n / 512) for n in (1, 512, 513)]
+print(f"three arrays of 1, 512 and 513 bytes: asked {pool.asked} times, {pool.bytes} bytes")
+
+# %% [markdown]
+# Let every result of the training step above come from such a pool, and go back when Python forgets it:
+
+
+# %%
+class Pooled(Counted):
+    def __array_ufunc__(self, ufunc, method, *inputs, **settings):
+        y = super().__array_ufunc__(ufunc, method, *inputs, **settings).view(Pooled)
+        if not settings.get("out"):
+            made.append(pool.take(y.nbytes))
+            weakref.finalize(y.base, pool.free.append, made[-1])  # base: whose memory it is
+        return y
+
+
+pool, made = Pool(), []
+y = (np.ones(1000).view(Pooled) + 1) * 2 - 3
+print(f"{len(made)} results in {pool.asked} places, of which {len(pool.free)} lies free")
+assert len(made) == 3 and pool.asked == 2 and len(pool.free) == 1
+
+# %%
+pool, steps = Pool(), []
+for p in model.parameters():
+    p.data = p.data.view(Pooled)
+optimizer = mt.optim.AdamW(model.parameters())
+with mt.use_kernels(False):
+    for _ in range(4):
+        made, before = [], pool.asked
+        optimizer.zero_grad()
+        loss_of(model, *batch).backward()
+        optimizer.step()
+        steps.append((len(made), pool.asked - before))
+print("results, and how often the driver was asked, step by step:", *steps)
+
+# %%
+assert steps[0][1] > 0 == steps[-1][1]
+figure, (left, right) = plt.subplots(1, 2, num="pool", figsize=(9, 3), layout="constrained")
+for name, values in zip(("without a pool", "with a pool"), zip(*steps)):
+    left.plot(range(1, 5), values, "o-", label=name)
+left.set(xlabel="training step", ylabel="times the driver is asked", xticks=range(1, 5))
+left.legend(frameon=False)
+megabytes = {"all results": sum(made) / 1e6, "the pool": pool.bytes / 1e6}
+bars = right.barh(list(megabytes), list(megabytes.values()), color="#08519c", height=0.5)
+right.bar_label(bars, fmt=" %.0f MB")
+right.set(xlabel="megabytes of a step", xlim=(0, 1.25 * max(megabytes.values())))
+plt.show()
+
+# %% [markdown]
+# After the first steps nobody asks the driver any more. A place may even be handed on while the GPU still works on it:
+# what is asked for later is done later. On a GPU, CuPy's own pool tells how much of it is in use:
+
+# %%
+if WHERE == "cupy":
+    real = xp.get_default_memory_pool()
+    there = xp.ones(1000, dtype="float32")
+    used, total = real.used_bytes(), real.total_bytes()
+    del there
+    print("used less when an array is forgotten:", real.used_bytes() < used)
+    print("and the pool kept its place:", real.total_bytes() == total)
+    assert real.used_bytes() == used - 4096 and real.total_bytes() == total
+else:
+    print("no GPU answers: xp.get_default_memory_pool() would tell")
+
+# %% [markdown]
 # ## What goes through memory
 #
 # For a simple operation the arithmetic is nothing; reading and writing is all. The book reads and writes an array for
@@ -372,6 +461,8 @@ assert 0 < best < len(blocks) - 1
 # which the way back will need:
 
 # %%
+from minitransformer.kernels.cuda import activation
+
 code = activation.SOURCE.code
 print(code[code.index("template <typename T> __global__ void silu") :].strip())
 
@@ -536,7 +627,7 @@ print("on NumPy a batch of 256 trains more than three times as many tokens a sec
 # %%
 figure, axes = plt.subplots(num="speed", figsize=(6.5, 3.2), layout="constrained")
 for where, values in speed.items():
-    axes.loglog(batches, values, "o-", label=where)
+    axes.semilogx(batches, values, "o-", label=where)
 axes.set(xlabel="sequences in a batch", ylabel="tokens a second")
 axes.set_xticks(batches, batches)
 axes.minorticks_off()

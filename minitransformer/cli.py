@@ -626,7 +626,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="*", help="reversal, numbers (trained for it), lessons (run for it); default: all"
+        "name", nargs="*", help="reversal, numbers (trained for it), step (by Chromium), lessons (run); default: all"
     )
     parser.add_argument("--out", metavar="FOLDER", default="figures", help="where figures go (default: figures)")
     parser.add_argument("--folder", default="lessons", help="where the lessons lie (default: lessons)")

@@ -335,8 +335,8 @@ def _over_lengths(axes: Axes, sequences: dict[str, Any], field: str, scale: floa
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
     axes.minorticks_off()
     low, high = min(values), max(values)
-    powers = [10.0**p for p in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    shown = powers if len(powers) > 1 else [low, high]
+    powers = [10.0**p for p in range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    shown = [n * power for power in powers for n in (1, 2, 5) if low <= n * power <= high] or [low, high]
     axes.set_yticks(shown, [f"{value:.3g}" for value in shown])
     axes.set_xlabel("length")
     axes.set_title(title, fontsize=11)

@@ -557,15 +557,24 @@ def _used(g: Any) -> Sequence[Any]:
 def gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Any = None, keep_graph: bool = False) -> list[Array]:
     """Return the gradient arrays of `output` with respect to `inputs`; no `.grad` is touched.
 
-    Threads that share parameters use this, each for its own part of a batch. An input that does not reach the
-    output gets zeros. Raises as `backward` does.
+    Threads that share parameters use this, each for its own part of a batch. Inputs may be leaves or lie in between;
+    one that does not reach the output gets zeros. Raises as `backward` does.
     """
     if output.node is None:
         raise RuntimeError("gradients needs a tensor made from one with requires_grad=True; this one was not")
-    found = {}
-    oldest = min(t.node.birth for t in inputs if t.node is not None)
-    for node, g, owned in _propagate(output.node, _seed_gradient(output, gradient), keep_graph, oldest):
-        found[node] = g if owned else g.copy()
+    found: dict[Node, Array] = {}
+    asked = {t.node for t in inputs if t.node is not None}
+    between = [node for node in asked if not node.retains]
+    for node in between:
+        node.retains = True
+    try:
+        oldest = min((node.birth for node in asked), default=output.node.birth)
+        for node, g, owned in _propagate(output.node, _seed_gradient(output, gradient), keep_graph, oldest):
+            if node in asked:
+                found[node] = g if owned else g.copy()
+    finally:
+        for node in between:
+            node.retains = False
     zeros = backend.namespace(tuple(t.data for t in inputs)).zeros_like
     return [found[t.node] if t.node in found else zeros(t.data) for t in inputs]
 

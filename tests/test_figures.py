@@ -1,8 +1,10 @@
 """One command makes the figures, with their numbers beside them, the same each time."""
 
 import json
+import shutil
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from minitransformer import figures, tasks
@@ -35,14 +37,37 @@ def test_lessons_are_run(tmp_path):
 
 
 def test_an_unknown_name_makes_nothing(tmp_path):
-    with pytest.raises(ValueError, match="figures are reversal, numbers, lessons; got 'loss'"):
+    with pytest.raises(ValueError, match="figures are reversal, numbers, step, lessons; got 'loss'"):
         figures.make(["reversal", "loss"], tmp_path / "figures", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("names", [[], ["step"]])
+def test_without_a_browser_nothing_is_begun(tmp_path, monkeypatch, names):
+    monkeypatch.setattr(figures.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="Chromium draws step; .*minitransformer figures reversal numbers lessons$"):
+        figures.make(names, tmp_path / "figures", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.browser
+def test_a_step_is_drawn_as_a_browser_shows_it(tmp_path):
+    figures.make(["step"], tmp_path, tmp_path)
+    picture = plt.imread(tmp_path / "step" / "attention.png")
+    assert picture.shape[:2] == (1050, 1770) and (picture[..., :3].min(axis=-1) < 0.5).mean() > 0.02  # ink
+    record = json.loads((tmp_path / "step" / "attention.json").read_text(encoding="utf-8"))
+    assert record["steps"][figures.STEP[1] - 1]["op"] == "_softmax"
+
+
+def test_a_browser_that_draws_nothing_is_quoted(tmp_path):
+    with pytest.raises(RuntimeError, match="false made no picture; it said: nothing"):
+        figures.shown_step(shutil.which("false"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_figures_of_the_readme_are_made_by_a_command():
-    """All but timings, which are of one machine (`bench`), and a page as a browser shows it (`step`)."""
-    made = {*figures.NAMES, "bench", "step"}
+    """All but timings, which are of one machine: those are made by `bench`."""
+    made = {*figures.NAMES, "bench"}
     assert {p.name for p in (ROOT / "figures").iterdir()} == made
     for name in figures.SHOWN:
         assert (ROOT / "figures" / name / f"attend-cross-layer{figures.LAYER}.json").exists()

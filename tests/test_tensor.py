@@ -187,6 +187,17 @@ def test_threads_share_parameters_and_keep_their_gradients_apart(rng):
     assert w.grad is None
 
 
+def test_gradients_by_what_lies_in_between(rng):
+    x, apart = mt.tensor(rng.standard_normal(5), requires_grad=True), mt.tensor(np.ones(2), requires_grad=True)
+    y = x * x
+    g_x, g_y, g_apart, g_number = mt.gradients((y * y).sum(), [x, y, apart, mt.tensor(1.0)], keep_graph=True)
+    np.testing.assert_allclose(g_y, 2 * x.numpy() ** 2, rtol=1e-14)
+    np.testing.assert_allclose(g_x, 4 * x.numpy() ** 3, rtol=1e-14)
+    assert not g_apart.any() and not g_number.any()
+    y.sum().backward()
+    assert y.grad is None and x.grad is not None  # y was not asked to keep what arrives
+
+
 def test_grad_of_any_order():
     f = lambda x: (x**4).sum()  # noqa: E731
     g1, g2 = mt.grad(f), mt.grad(lambda x: mt.grad(f)(x).sum())

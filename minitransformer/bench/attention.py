@@ -150,7 +150,7 @@ def catalogue(steps: int, progress: Any) -> list[dict[str, Any]]:
                 each.step()
             if done:  # the first turn warms up
                 times[name].append((time.perf_counter() - began) / TURN)
-    figures, rows = summarise(times, next(iter(trained))), []
+    figures, rows = summarise(times, next(iter(trained)), share=0.5), []
     for name, each in trained.items():
         loss = each.held_out(LENGTH)
         with counted_products() as products, limit_blas_threads(1):  # one thread, so that none counts for another
@@ -247,7 +247,7 @@ def table(result: dict[str, Any]) -> list[str]:
     lines = [
         f"a language model of width {m['d_model']} and {m['layers']} layers, on {m['batch']} texts of {m['length']} "
         f"characters, after {m['steps']} steps",
-        f"{'':<36}{'parameters':>11}{'MFLOP':>8}{'ms/step':>9}{'ratio':>7}{'spread':>12}{'peak':>9}{'loss':>8}",
+        f"{'':<36}{'parameters':>11}{'MFLOP':>8}{'ms/step':>9}{'ratio':>7}{'middle half':>12}{'peak':>9}{'loss':>8}",
     ]
     group = ""
     for row in result["catalogue"]:

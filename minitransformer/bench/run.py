@@ -96,17 +96,18 @@ def gemm_rate(size: int = 2048, tries: int = 9) -> float:
     return 2 * size**3 / min(times)
 
 
-def summarise(rounds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
+def summarise(rounds: dict[str, list[float]], reference: str, share: float = 1.0) -> dict[str, dict[str, float]]:
     """Return for each peer its median seconds a step, and median, least and greatest of its ratios within a round.
 
-    rounds: peer → the median step of each round, in the same order for all.
+    rounds: peer → the median step of each round, in the same order for all; share: how many of the ratios, those in
+    the middle, least and greatest are taken from, as of many rounds some are disturbed.
     """
     result = {}
     for name, times in rounds.items():
         ratios = [t / r for t, r in zip(times, rounds[reference], strict=True)]
         result[name] = {
-            "seconds": statistics.median(times), "ratio": statistics.median(ratios), "least": min(ratios),
-            "greatest": max(ratios),
+            "seconds": statistics.median(times), "ratio": statistics.median(ratios),
+            "least": float(np.quantile(ratios, (1 - share) / 2)), "greatest": float(np.quantile(ratios, (1 + share) / 2)),
         }  # fmt: skip
     return result
 

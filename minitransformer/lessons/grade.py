@@ -289,6 +289,9 @@ def _judge_dtype(exercise: Exercise, function: Callable) -> tuple[list[str], str
         return [], ""
     for name, got, expected, typed in zip(exercise.returns, case.got, case.expected, case.typed, strict=True):
         if typed and expected.dtype == np.float32 and got.dtype != np.float32:
-            hint = "the numbers are right, but float64 has crept in: look for np.zeros or np.arange without a dtype."
+            hint = (
+                "the numbers are right, but float64 has crept in: by np.zeros or np.arange without a dtype, "
+                "or by a number of NumPy's such as np.sqrt(2), where math.sqrt(2) takes the dtype of the array."
+            )
             return [f"{name}: float32 went in, {got.dtype} came out", f"Hint: {hint}"], "float64"
     return [], ""

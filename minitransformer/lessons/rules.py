@@ -16,6 +16,7 @@ MOST_LINES = 12  # of a code cell: what can be projected and read at once
 WIDEST = 100  # characters of a line of code
 MOST_BYTES = 1_000_000  # of a notebook
 PACKAGES = {"numpy", "matplotlib", "minitransformer"}  # beside Python's own
+RETURNED = re.compile(r"[(\[]?(Text\(|<matplotlib|<Axes|<Figure)")  # by the last call of a cell that draws
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -76,6 +77,8 @@ def outputs(built: Any) -> Iterator[str]:
                 yield f"{_named(i, cell)} holds an error, {output.ename}; mend it"
             if output.get("name") == "stderr":
                 yield f"{_named(i, cell)} writes to standard error: {text[:80]!r}; mend it"
+            if not output.get("data", {}).get("image/png") and RETURNED.match(text):
+                yield f"{_named(i, cell)} shows what matplotlib returned, {text[:40]!r}; end it with plt.show()"
             if re.search(r" at 0x[0-9a-f]{6,}|/(tmp|home|root|Users)/", text):
                 yield f"{_named(i, cell)} shows an address or a path, which differs in every run; show something else"
 

@@ -148,7 +148,12 @@ def _uses(file: str, source: str) -> dict[tuple, tuple[str, str | None]]:
 
 
 def short_path(file: str) -> str:
-    """Return a path to be shown: from the package's or the current folder on, else the name alone."""
+    """Return a path to be shown: from the package's or the current folder on, else the name alone.
+
+    A notebook's cells are files of a scratch folder, named by numbers that say nothing to the reader.
+    """
+    if os.path.basename(os.path.dirname(file)).startswith("ipykernel_"):
+        return "cell"
     for base in (str(Path(PACKAGE).parent), os.getcwd()):
         if file.startswith(base + os.sep):
             return Path(file).relative_to(base).as_posix()

@@ -118,6 +118,11 @@ def _metadata(built):
     built.metadata["author"] = "me"
 
 
+def _matplotlib(built):
+    data = {"text/plain": "(Text(0.5, 0, 'x'), None)"}
+    built.cells[2].outputs = [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+
+
 def _large(built):
     built.cells[2].outputs = [nbformat.v4.new_output("stream", text="9" * 1_000_000)]
 
@@ -126,6 +131,7 @@ def _large(built):
     "change, said",
     [
         (_no_output, "shows nothing"),
+        (_matplotlib, "end it with plt.show()"),
         (_error, "holds an error, ValueError"),
         (_warning, "standard error"),
         (_address, "an address or a path"),

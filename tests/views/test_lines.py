@@ -94,4 +94,5 @@ def test_paths_are_shown_without_what_is_above(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lines.short_path(str(tmp_path / "a" / "b.py")) == "a/b.py"
     assert lines.short_path("/somewhere/private/c.py") == "c.py"
+    assert lines.short_path("/somewhere/ipykernel_123/988627483.py") == "cell"
     assert lines.short_path(lines.__file__) == "minitransformer/views/lines.py"
