@@ -105,9 +105,10 @@ def summarise(rounds: dict[str, list[float]], reference: str, share: float = 1.0
     result = {}
     for name, times in rounds.items():
         ratios = [t / r for t, r in zip(times, rounds[reference], strict=True)]
+        low, high = np.quantile(ratios, [(1 - share) / 2, (1 + share) / 2]).tolist()
         result[name] = {
-            "seconds": statistics.median(times), "ratio": statistics.median(ratios),
-            "least": float(np.quantile(ratios, (1 - share) / 2)), "greatest": float(np.quantile(ratios, (1 + share) / 2)),
+            "seconds": statistics.median(times), "ratio": statistics.median(ratios), "least": low,
+            "greatest": high,
         }  # fmt: skip
     return result
 
