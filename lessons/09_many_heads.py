@@ -393,7 +393,9 @@ for kv_heads in (8, 4, 2, 1):
 
 
 # %%
-def split_heads(x, heads): ...  # return (B, H, T, K)
+def split_heads(x, heads):
+    """Return (B, H, T, K)."""
+    ...
 
 
 mt.lessons.check("09.1", split_heads)
@@ -404,7 +406,9 @@ mt.lessons.check("09.1", split_heads)
 
 
 # %%
-def split_vjp(g): ...  # return g_x
+def split_vjp(g):
+    """Return g_x."""
+    ...
 
 
 mt.lessons.check("09.2", split_vjp)
@@ -415,7 +419,9 @@ mt.lessons.check("09.2", split_vjp)
 
 
 # %%
-def multi_head(x, w_q, w_k, w_v, w_out, heads): ...  # return y, (T, D)
+def multi_head(x, w_q, w_k, w_v, w_out, heads):
+    """Return y, (T, D)."""
+    ...
 
 
 mt.lessons.check("09.3", multi_head)
@@ -426,7 +432,9 @@ mt.lessons.check("09.3", multi_head)
 
 
 # %%
-def count_parameters(d_model, heads, kv_heads): ...  # return an integer
+def count_parameters(d_model, heads, kv_heads):
+    """Return an integer."""
+    ...
 
 
 mt.lessons.check("09.4", count_parameters)

@@ -389,7 +389,9 @@ print("what holds at trained places need not hold beyond them")
 
 
 # %%
-def sinusoids(length, width): ...  # return the table
+def sinusoids(length, width):
+    """Return the table."""
+    ...
 
 
 mt.lessons.check("10.1", sinusoids)
@@ -400,7 +402,9 @@ mt.lessons.check("10.1", sinusoids)
 
 
 # %%
-def rotate(x, angle): ...  # return y, (T, K)
+def rotate(x, angle):
+    """Return y, (T, K)."""
+    ...
 
 
 mt.lessons.check("10.2", rotate)
@@ -410,7 +414,9 @@ mt.lessons.check("10.2", rotate)
 
 
 # %%
-def alibi_bias(slopes, length): ...  # return the bias
+def alibi_bias(slopes, length):
+    """Return the bias."""
+    ...
 
 
 mt.lessons.check("10.3", alibi_bias)
@@ -421,7 +427,9 @@ mt.lessons.check("10.3", alibi_bias)
 
 
 # %%
-def learned_positions_vjp(starts, g, rows): ...  # return g_weight
+def learned_positions_vjp(starts, g, rows):
+    """Return g_weight."""
+    ...
 
 
 mt.lessons.check("10.4", learned_positions_vjp)

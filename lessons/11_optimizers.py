@@ -460,7 +460,9 @@ assert max(free[30:]) > 100 * max(bounded[30:])
 
 
 # %%
-def momentum(theta, gradients, lr, mu): ...  # return theta
+def momentum(theta, gradients, lr, mu):
+    """Return theta."""
+    ...
 
 
 mt.lessons.check("11.1", momentum)
@@ -471,7 +473,9 @@ mt.lessons.check("11.1", momentum)
 
 
 # %%
-def adamw(theta, gradients, lr, beta1, beta2, eps, decay): ...  # return theta
+def adamw(theta, gradients, lr, beta1, beta2, eps, decay):
+    """Return theta."""
+    ...
 
 
 mt.lessons.check("11.2", adamw)
@@ -482,7 +486,9 @@ mt.lessons.check("11.2", adamw)
 
 
 # %%
-def factored_moment(g): ...  # return V
+def factored_moment(g):
+    """Return V."""
+    ...
 
 
 mt.lessons.check("11.3", factored_moment)
@@ -493,7 +499,9 @@ mt.lessons.check("11.3", factored_moment)
 
 
 # %%
-def clip_by_norm(g_a, g_b, bound): ...  # return g_a, g_b
+def clip_by_norm(g_a, g_b, bound):
+    """Return g_a, g_b."""
+    ...
 
 
 mt.lessons.check("11.4", clip_by_norm)
