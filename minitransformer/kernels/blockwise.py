@@ -1,13 +1,16 @@
 """Attention in blocks, in place, on as many threads as a product of matrices may use.
 
-What differs from the book's page: a thread takes a head, and all products inside are its own; a row's maximum is
-looked for only where the scores could overflow without it; and backwards, where p = e^(s − level), the level is one
-more column of q against a row of ones below kᵀ, so that the product subtracts it, and −δ is one more column of g.
+What differs from the book's page: a thread takes a head, and all products inside are its own; blocks are taller than
+wide, so that keys and values pass by less often; a row's maximum is looked for only where the scores could overflow
+without it; and backwards, where p = e^(s − level), the level is one more column of q against a row of ones below kᵀ, so
+that the product subtracts it, and −δ is one more column of g. Bounded scores may be in units of ln 2, for powers of 2.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +21,7 @@ import numpy as np
 from ..backend import Array, Draw
 from ..ops.blockwise import Blocks, _blockwise_attention, distances, tile
 from ..ops.elementwise import sum_to
+from ..ops.mask import band_mask
 from ..ops.position import sum_by_distance
 from .attention import SAFE_SCORE, in_heads, room, squared_norm
 from .blas import blas_threads, limit_blas_threads
@@ -25,8 +29,26 @@ from .dropout import kept_rows
 from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
-SIZE = 256  # queries, and keys: a block of scores in float32 takes half of a second cache
+SIZE, TALL = 256, 512  # keys and queries of a block: two of them in float32 are half of a second cache, or all of it
 WORTH_THREADS = 1 << 19  # scores; below, starting a thread takes longer than it saves
+
+
+@functools.cache
+def quick_power() -> tuple[Any, float]:
+    """Return exp and 1, or exp2 and ln 2: where NumPy has AVX-512 and SVML, powers of 2 take half the time.
+
+    That is so for results that are plain numbers. Of −∞ they take ten times as long, of those that come to less than
+    2⁻¹²⁶ a hundred times; so the scores have to be bounded.
+    """
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index,call-overload]
+    quick = sys.platform.startswith("linux") and {"AVX512_SKX", "X86_V4"} & set(found)
+    return (np.exp2, math.log(2)) if quick else (np.exp, 1.0)
+
+
+@functools.lru_cache(maxsize=64)
+def _outside(shift: int, n: int, m: int, causal: bool, window: int) -> Array:
+    """Return where n queries may not look at m keys, the first of which lies `shift` behind the first query's own."""
+    return ~band_mask(np.arange(n), np.arange(m) + shift, causal, window)
 
 
 class Task(NamedTuple):
@@ -54,14 +76,19 @@ def _share(run: Callable, tasks: list[Task], threads: int) -> list[Any]:
 
 
 class Scratch:
-    """Two arrays with room for a block, so that no block asks for memory."""
+    """Two arrays with room for a block, and one for what it adds, so that no block asks for memory."""
 
-    def __init__(self, dtype: Any):
-        self.arrays = [np.empty(SIZE * SIZE, dtype=dtype) for _ in range(2)]
+    def __init__(self, dtype: Any, width: int):
+        sizes = TALL * SIZE, TALL * SIZE, TALL * width
+        self.arrays = [np.empty(size, dtype=dtype) for size in sizes]
 
     def block(self, which: int, n: int, m: int) -> Array:
         """Return an array (n, m) of what is there."""
         return self.arrays[which][: n * m].reshape(n, m)
+
+    def product(self, a: Array, b: Array) -> Array:
+        """Multiply two matrices into the last of the arrays: until the next product."""
+        return np.matmul(a, b, out=self.block(2, len(a), b.shape[1]))
 
 
 class Terms(NamedTuple):
@@ -73,18 +100,41 @@ class Terms(NamedTuple):
     dropout: tuple[float, Draw] | None
     task: Task
     shape: tuple[int, ...]
+    shifted: bool  # are scores unbounded, so that a row's maximum is taken off?
+    exp: Any  # of scores in its own units
 
-    def add_to(self, z: Array, rows: slice, keys: slice) -> None:
-        """Add biases to a block of scores, and put −∞ where nobody may look."""
+    def before(self, z: Array, rows: slice, keys: slice) -> None:
+        """Add biases to a block of scores. Unbounded ones are −∞ where nobody may look."""
         if self.bias is not None:
             z += tile(self.bias, rows, keys)
         if self.distance_bias is not None:
             near = self.distance_bias[distances(self.blocks.t, rows, keys)]
             step, last = near.strides[0], z.shape[0] - 1
             z += np.lib.stride_tricks.as_strided(near[last:], z.shape, (-step, step))
-        allowed = self.blocks.allowed(np, rows, keys)
-        if allowed is not None and not allowed.all():
-            np.copyto(z, -math.inf, where=~allowed)
+        if self.shifted:
+            self._hide(z, rows, keys, -math.inf)
+
+    def after(self, p: Array, rows: slice, keys: slice) -> None:
+        """Let the powers of bounded scores be 0 where nobody may look: powers of −∞ would take longer."""
+        if not self.shifted:
+            self._hide(p, rows, keys, 0.0)
+
+    def _hide(self, z: Array, rows: slice, keys: slice, value: float) -> None:
+        outside = self.outside(rows, keys)
+        if outside is not None:
+            np.copyto(z, value, where=outside)
+
+    def outside(self, rows: slice, keys: slice) -> Array | None:
+        """Return where nobody may look (as a block, or what broadcasts to it), or None."""
+        blocks, out = self.blocks, None
+        if blocks.crossed(rows, keys):
+            shift = keys.start - (rows.start + blocks.s - blocks.t)
+            sizes = rows.stop - rows.start, keys.stop - keys.start
+            out = _outside(shift, *sizes, blocks.causal, blocks.window)
+        if blocks.mask is not None:
+            hidden = ~tile(blocks.mask, rows, keys)
+            out = hidden if out is None else out | hidden
+        return out if out is not None and out.any() else None
 
     def kept(self, rows: slice) -> Array | None:
         """Return which weights of a block of queries dropout keeps, (rows, s)."""
@@ -124,18 +174,20 @@ def blockwise_attention(
     tasks, threads = _tasks(b, h, b * h * t * s)
     y, level = room(xp, (b, h, t, v.shape[-1]), q.dtype), xp.empty((b, h, t), dtype=q.dtype)
 
+    exp, unit = (xp.exp, 1.0) if shifted else quick_power()
+
     def terms(task: Task) -> Terms:
-        blocks = Blocks(t, s, _head(mask, 2, task), causal, window, SIZE)
+        blocks = Blocks(t, s, _head(mask, 2, task), causal, window, SIZE, TALL)
         along = None if distance_bias is None else xp.ascontiguousarray(_head(distance_bias, 1, task))
-        return Terms(blocks, _head(bias, 2, task), along, dropout, task, shape)
+        return Terms(blocks, _head(bias, 2, task), along, dropout, task, shape, shifted, exp)
 
     def forward(task: Task) -> None:
-        own, scratch = terms(task), Scratch(q.dtype)
-        q_head, v_head = q[task.b, task.h] * scale, v[task.b, task.h]
+        own, scratch = terms(task), Scratch(q.dtype, v.shape[-1])
+        q_head, v_head = q[task.b, task.h] * (scale / unit), v[task.b, task.h]
         k_t = xp.ascontiguousarray(k[task.b, task.h].T)
         for rows in own.blocks.rows()[task.part :: task.parts]:
-            mixed, sums = _rows_forward(xp, own, scratch, rows, q_head, k_t, v_head, shifted)
-            y[task.b, task.h, rows], level[task.b, task.h, rows] = mixed, sums
+            mixed, tops, totals = _rows_forward(xp, own, scratch, rows, q_head, k_t, v_head)
+            y[task.b, task.h, rows], level[task.b, task.h, rows] = mixed, tops + xp.log(totals) / unit
 
     _share(forward, tasks, threads)
 
@@ -147,16 +199,18 @@ def blockwise_attention(
         def backward(task: Task) -> tuple[Task, Array, Array]:
             own, at = terms(task), (task.b, task.h)
             delta = (g[at] * y[at]).sum(axis=-1, keepdims=True)
-            arrays = _Backward(xp, own, q[at] * scale, k[at], v[at], g[at], level[at][:, None], delta)
+            arrays = _Backward(xp, own, q[at] * (scale / unit), k[at], v[at], g[at], level[at][:, None], delta)
             for rows in own.blocks.rows()[task.part :: task.parts]:
-                for keys, g_z in arrays.blocks_of(rows):
+                for queries, keys, g_z in arrays.blocks_of(rows):
                     with lock:
                         if g_bias is not None:
-                            to = tile(_head(g_bias, 2, task), rows, keys)
+                            to = tile(_head(g_bias, 2, task), queries, keys)
                             to += sum_to(g_z, to.shape)
                         if g_distance is not None:
-                            _head(g_distance, 1, task)[distances(t, rows, keys)] += sum_by_distance(g_z)  # type: ignore[index]
+                            along = _head(g_distance, 1, task)[distances(t, queries, keys)]  # type: ignore[index]
+                            along += sum_by_distance(g_z)
                 xp.multiply(arrays.g_q, scale, out=g_q[(*at, rows)])
+            arrays.g_k *= unit  # made with q / unit
             return task, arrays.g_k, arrays.g_v
 
         for task, g_k_part, g_v_part in _share(backward, tasks, threads):
@@ -171,41 +225,47 @@ def blockwise_attention(
 
 
 def _rows_forward(
-    xp: Any, own: Terms, scratch: Scratch, rows: slice, q: Array, k_t: Array, v: Array, shifted: bool
-) -> tuple[Array, Array]:
-    """Attend with a block of queries.    → y (n, Kᵥ), and max s + ln Σ e^(s − max s) of each row (n,)"""
+    xp: Any, own: Terms, scratch: Scratch, rows: slice, q: Array, k_t: Array, v: Array
+) -> tuple[Array, Array, Array]:
+    """Attend with a block of queries.    → y (n, Kᵥ), shift (n,), total (n,): level = shift + ln total
+
+    An empty row's scores are all −∞: at any level it has p = 0.
+    """
     n = rows.stop - rows.start
     mixed, total = xp.zeros((n, v.shape[-1]), dtype=q.dtype), xp.zeros(n, dtype=q.dtype)
-    top = shift = xp.full(n, -math.inf if shifted else 0.0, dtype=q.dtype)
-    kept, part = own.kept(rows), xp.empty_like(mixed)
+    top, shift = xp.full(n, -math.inf, dtype=q.dtype), xp.zeros(n, dtype=q.dtype)
+    kept = own.kept(rows)
     for keys in own.blocks.of(rows):
-        z = scratch.block(0, n, keys.stop - keys.start)
-        xp.matmul(q[rows], k_t[:, keys], out=z)
-        own.add_to(z, rows, keys)
-        if shifted:
-            new_top = xp.maximum(top, z.max(axis=1))
-            shift = xp.where(new_top == -math.inf, 0.0, new_top)
-            shrunk = xp.exp(top - shift)
-            total *= shrunk
-            mixed *= shrunk[:, None]
-            z -= shift[:, None]
-            top = new_top
-        xp.exp(z, out=z)
-        total += z @ ones(xp, z.shape[1], z)
+        queries = own.blocks.looking(rows, keys)
+        here = slice(queries.start - rows.start, queries.stop - rows.start)
+        z = scratch.block(0, here.stop - here.start, keys.stop - keys.start)
+        xp.matmul(q[queries], k_t[:, keys], out=z)
+        own.before(z, queries, keys)
+        if own.shifted:
+            new_top = xp.maximum(top[here], z.max(axis=1))
+            shift[here] = xp.where(new_top == -math.inf, 0.0, new_top)
+            shrunk = own.exp(top[here] - shift[here])
+            total[here] *= shrunk
+            mixed[here] *= shrunk[:, None]
+            z -= shift[here, None]
+            top[here] = new_top
+        own.exp(z, out=z)
+        own.after(z, queries, keys)
+        total[here] += z @ ones(xp, z.shape[1], z)
         if kept is not None:
-            z *= kept[:, keys]
-        mixed += xp.matmul(z, v[keys], out=part)
+            z *= kept[here, keys]
+        mixed[here] += scratch.product(z, v[keys])
     empty = total == 0
     total[empty] = 1.0
     mixed *= (own.survivor / total)[:, None]
-    return mixed, shift + xp.log(total)  # an empty row's scores are all −∞: any level gives it p = 0
+    return mixed, shift, total
 
 
 class _Backward:
-    """The gradients of one head's q, k and v, that grow with every block."""
+    """The gradients of one head's q, k and v, that grow with every block. q: in units."""
 
     def __init__(self, xp: Any, own: Terms, q: Array, k: Array, v: Array, g: Array, level: Array, delta: Array):
-        self.xp, self.own, self.scratch = xp, own, Scratch(q.dtype)
+        self.xp, self.own, self.scratch = xp, own, Scratch(q.dtype, max(k.shape[1], v.shape[1]))
         self.k, self.g, self.q = k, g * own.survivor, q
         one = xp.ones((1, k.shape[0]), dtype=q.dtype)
         self.q_level, self.k_one = xp.concatenate([q, -level], axis=1), xp.concatenate([k.T, one])
@@ -216,29 +276,31 @@ class _Backward:
         self.g_k, self.g_v = xp.zeros(k.shape, dtype=q.dtype), xp.zeros(v.shape, dtype=q.dtype)
 
     def blocks_of(self, rows: slice) -> Any:
-        """Go through the keys of a block of queries; yield each block's keys and the gradient of its scores.
+        """Go through the keys of a block of queries; yield who looks, at what, and the gradient of those scores.
 
         At the end, g_q holds what these queries get (but for the scale).
         """
-        xp, own, n = self.xp, self.own, rows.stop - rows.start
-        kept, g_rows, q_rows = own.kept(rows), self.g[rows], self.q[rows]
-        self.g_q = xp.zeros((n, self.q.shape[1]), dtype=self.q.dtype)
+        xp, own = self.xp, self.own
+        kept, product = own.kept(rows), self.scratch.product
+        self.g_q = xp.zeros((rows.stop - rows.start, self.q.shape[1]), dtype=self.q.dtype)
         for keys in own.blocks.of(rows):
-            m = keys.stop - keys.start
-            p, g_z = self.scratch.block(0, n, m), self.scratch.block(1, n, m)
-            xp.matmul(self.q_level[rows], self.k_one[:, keys], out=p)
-            own.add_to(p, rows, keys)
-            xp.exp(p, out=p)
-            xp.matmul(self.g_delta[rows], self.v_one[:, keys], out=g_z)
+            queries = own.blocks.looking(rows, keys)
+            here = slice(queries.start - rows.start, queries.stop - rows.start)
+            p, g_z = (self.scratch.block(i, here.stop - here.start, keys.stop - keys.start) for i in (0, 1))
+            xp.matmul(self.q_level[queries], self.k_one[:, keys], out=p)
+            own.before(p, queries, keys)
+            own.exp(p, out=p)
+            own.after(p, queries, keys)
+            xp.matmul(self.g_delta[queries], self.v_one[:, keys], out=g_z)
             if kept is None:
-                self.g_v[keys] += xp.matmul(p.T, g_rows)
+                self.g_v[keys] += product(p.T, self.g[queries])
                 g_z *= p
             else:
-                g_z *= kept[:, keys]
-                g_z -= self.delta[rows]  # type: ignore[index]
+                g_z *= kept[here, keys]
+                g_z -= self.delta[queries]  # type: ignore[index]
                 g_z *= p
-                p *= kept[:, keys]
-                self.g_v[keys] += xp.matmul(p.T, g_rows)
-            self.g_q += xp.matmul(g_z, self.k[keys])
-            self.g_k[keys] += xp.matmul(g_z.T, q_rows)
-            yield keys, g_z
+                p *= kept[here, keys]
+                self.g_v[keys] += product(p.T, self.g[queries])
+            self.g_q[here] += product(g_z, self.k[keys])
+            self.g_k[keys] += product(g_z.T, self.q[queries])
+            yield queries, keys, g_z

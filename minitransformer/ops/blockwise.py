@@ -32,16 +32,17 @@ class Blocks:
     """Which blocks of T×S there are, and which of them anybody looks at.
 
     causal, window: see `band`; the last query stands at the last key. A block that nobody looks at is left out.
+    size: of the keys in a block, and of its queries, unless `tall` says how many those are.
     """
 
-    def __init__(self, t: int, s: int, mask: Array | None, causal: bool, window: int, size: int = BLOCK):
-        self.t, self.s, self.mask, self.causal, self.window, self.size = t, s, mask, causal, window, size
-        self.banded = causal or window > 0
+    def __init__(self, t: int, s: int, mask: Array | None, causal: bool, window: int, size: int = BLOCK, tall: int = 0):
+        self.t, self.s, self.mask, self.causal, self.window = t, s, mask, causal, window
+        self.size, self.tall = size, tall or size
         self.behind, self.ahead = band(causal, window)
 
     def rows(self) -> list[slice]:
         """Return the blocks of queries."""
-        return [slice(i, min(i + self.size, self.t)) for i in range(0, self.t, self.size)]
+        return [slice(i, min(i + self.tall, self.t)) for i in range(0, self.t, self.tall)]
 
     def columns(self) -> list[slice]:
         """Return the blocks of keys."""
@@ -53,6 +54,12 @@ class Blocks:
         low, high = max(first + self.behind, 0), min(last + self.ahead, self.s - 1)
         return (int(low), int(high) + 1) if low <= high else (0, 0)
 
+    def looking(self, rows: slice, keys: slice) -> slice:
+        """Return which of some queries may reach any of some keys, whatever the mask; it may be none."""
+        first, last = keys.start - self.ahead, keys.stop - 1 - self.behind  # positions of such queries
+        start, stop = max(first - (self.s - self.t), rows.start), min(last + 1 - (self.s - self.t), rows.stop)
+        return slice(int(start), int(max(start, stop)))
+
     def of(self, rows: slice) -> Iterator[slice]:
         """Yield the blocks of keys that a block of queries looks at."""
         low, high = self.reached(rows)
@@ -60,12 +67,17 @@ class Blocks:
         seen = [keys for keys in near if self.mask is None or tile(self.mask, rows, keys).any()]
         yield from seen or self.columns()[:1]  # queries that may look nowhere find that out in one block
 
+    def crossed(self, rows: slice, keys: slice) -> bool:
+        """Tell whether causality or the window hides a part of a block."""
+        offset = self.s - self.t
+        nearest, farthest = keys.start - (rows.stop - 1 + offset), keys.stop - 1 - (rows.start + offset)
+        return nearest < self.behind or farthest > self.ahead
+
     def allowed(self, xp: Any, rows: slice, keys: slice) -> Array | None:
         """Return who may look at what in a block, (..., rows, keys), or None where everybody may at everything."""
-        near, offset = None, self.s - self.t
-        nearest, farthest = keys.start - (rows.stop - 1 + offset), keys.stop - 1 - (rows.start + offset)
-        if self.banded and (nearest < self.behind or farthest > self.ahead):
-            places = xp.arange(rows.start, rows.stop) + offset
+        near = None
+        if self.crossed(rows, keys):
+            places = xp.arange(rows.start, rows.stop) + (self.s - self.t)
             near = band_mask(places, xp.arange(keys.start, keys.stop), self.causal, self.window)
         if self.mask is None:
             return near

@@ -8,6 +8,8 @@ import pytest
 
 import minitransformer as mt
 from minitransformer import ops
+from minitransformer.bench.attention import counted_products
+from minitransformer.kernels.blas import limit_blas_threads
 from minitransformer.ops.blockwise import Blocks, _blockwise_attention
 from minitransformer.ops.mask import band_mask
 
@@ -101,6 +103,39 @@ def test_blocks_cover_exactly_what_may_be_looked_at(t, s, causal, window):
             seen[rows, keys] = True if allowed is None else allowed
             assert seen[rows, keys].any() or (rows, keys.start) == (rows, 0)
     np.testing.assert_array_equal(seen, band_mask(np.arange(t) + s - t, np.arange(s), causal, window))
+
+
+@pytest.mark.parametrize("t, s", [(29, 29), (5, 29), (29, 5)])
+@pytest.mark.parametrize("causal, window", [(True, 0), (False, 4), (True, 4), (False, 0)])
+def test_tall_blocks_leave_out_the_queries_that_reach_nothing(t, s, causal, window):
+    blocks, whole = Blocks(t, s, None, causal, window, size=4, tall=11), np.zeros((t, s), bool)
+    allowed = band_mask(np.arange(t) + s - t, np.arange(s), causal, window)
+    for rows in blocks.rows():
+        for keys in blocks.of(rows):
+            queries = blocks.looking(rows, keys)
+            assert rows.start <= queries.start <= queries.stop <= rows.stop
+            whole[queries, keys] = True
+            if queries.start < queries.stop:
+                assert allowed[queries.start, keys].any() and allowed[queries.stop - 1, keys].any()
+    assert not (allowed & ~whole).any()
+
+
+def test_the_kernel_multiplies_no_more_than_the_blocks_that_are_looked_at(rng, backend):
+    if backend != "numpy":
+        pytest.skip("the products of NumPy's kernel are counted")
+    t, width = 2048, 8
+    q, k, v = (mt.tensor(rng.standard_normal((1, 2, t, width)).astype("float32"), requires_grad=True) for _ in "qkv")
+
+    def products(**settings):
+        with counted_products() as count, limit_blas_threads(1):
+            ops.blockwise_attention(q, k, v, **settings).sum().backward()
+        return count[0]
+
+    full = products()
+    assert full >= 7 * 2 * 2 * t * t * width  # scores twice, the mix, and four products more on the way back
+    assert products(causal=True) < 0.6 * full
+    assert products(causal=True, window=128) < 0.25 * full
+    assert products(mask=np.arange(t) < 300) < 0.3 * full
 
 
 def test_blocks_that_are_empty_are_skipped():
