@@ -20,7 +20,7 @@ import numpy as np
 
 from . import backend
 from .kernels.blas import limit_blas_threads
-from .kernels.cuda.nccl import NcclCommunicator, own_gpu
+from .kernels.cuda.nccl import NcclCommunicator, own_gpu, require_nccl
 from .kernels.memory import keep_freed_memory
 from .nn import Module
 from .parallel import Loss, collector_paused, cores, may_overflow
@@ -127,16 +127,24 @@ class Ranks:
         self.mpi.comm.Abort(status)
         raise SystemExit(status)
 
-    def communicator(self, on: str) -> Communicator:
-        """Return what sums arrays of a backend. Raises RuntimeError where NCCL or a GPU for each rank is missing."""
+    def require_gpus(self, on: str) -> None:
+        """Raise RuntimeError, on all ranks, where they compute on GPUs and any two on the same."""
         if on == "numpy":
-            return self.mpi
-        gpus = len(set(self.mpi.comm.allgather(own_gpu())))  # the same everywhere: all go on, or none
+            return
+        gpus = len(set(self.mpi.comm.allgather(own_gpu())))
         if gpus < self.size:
             raise RuntimeError(
-                f"each rank needs a GPU of its own; got {self.size} ranks on {gpus}; "
+                f"each rank needs a GPU of its own; got {self.size} ranks and {gpus} GPU{'s' * (gpus > 1)}; "
                 f"write mpiexec -n {gpus}, or --backend numpy"
             )
+
+    def communicator(self, like: Any) -> Communicator:
+        """Return what sums arrays that live where this one does. Raises RuntimeError where ranks cannot do that."""
+        on = backend.backend_of(like)
+        if on == "numpy":
+            return self.mpi
+        self.require_gpus(on)
+        self.together(lambda: require_nccl(like))
         return NcclCommunicator(self.rank, self.size)
 
 
@@ -175,7 +183,7 @@ class DataParallel:
         self.model, self.loss, self.ranks = model, loss, ranks
         self.parameters = [p for p in model.parameters() if p.node is not None]  # those that are not frozen
         self._where = backend.backend_of(self.parameters[0].data)
-        self.communicator = ranks.communicator(self._where)
+        self.communicator = ranks.communicator(self.parameters[0].data)
         self._stack = contextlib.ExitStack()
         keep_freed_memory()
         self._stack.enter_context(limit_blas_threads(max(1, cores() // ranks.mpi.on_this_machine()[1])))
@@ -231,13 +239,13 @@ class DataParallel:
         self.ranks.mpi.start_sum(sums)  # on the host, which knows all of this without asking a GPU
         self.ranks.mpi.finish()
         self.communicator.finish()
-        for p, count in zip(self.parameters, sums[2:], strict=False):
+        counts_late, counts = sums[2:].reshape(2, -1)  # of ranks, for each parameter
+        for p, count in zip(self.parameters, counts_late, strict=True):
             if count:
                 self._add_late(p, progress.late.get(p.node))
         total = max(float(sums[1]), 1.0)
         for bucket in self.buckets:
             bucket *= 1 / total
-        counts = sums[2 + len(late) :]  # of ranks that have a gradient for each parameter
         self._expected = {p.node for p, count in zip(self.parameters, counts, strict=True) if count}
         for p in self.parameters:
             index, part = self._place[p.node]

@@ -41,7 +41,8 @@ CONSTANTS = (
 PROFILER = (
     '#include <cuda_runtime_api.h>\nextern "C" { cudaError_t cudaProfilerStart(); cudaError_t cudaProfilerStop(); }\n'
 )
-LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12", "libcurand.so.10", "libnccl.so.2")  # what CuPy's extensions ask for by name
+# What CuPy's extensions ask for by name.
+LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12", "libcurand.so.10", "libnccl.so.2")
 NOT_SUPPORTED = {"cuda": 801, "cublas": 15, "curand": 999, "nccl": 5}  # how each library says so
 
 

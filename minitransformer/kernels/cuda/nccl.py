@@ -1,7 +1,7 @@
 """Sums over several GPUs, one for each rank; see `distributed.Communicator`.
 
-Tested on CuPy's own distributed backend over the host mock, which has an NCCL of its own. Not yet on GPUs: there, the
-sums run beside the backward pass, while on the mock every call waits for all ranks.
+Tested with CuPy's own distributed backend over an NCCL that the host mock stands in for, and not yet on several GPUs.
+There the sums run beside the backward pass; on the mock each call waits until all ranks have made it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,34 @@ def own_gpu() -> str:
     return f"{platform.node()} {cupy.cuda.Device().pci_bus_id}"
 
 
-class NcclCommunicator:
-    """Sums between GPUs by NCCL (cupyx.distributed), on a stream beside that of the backward pass.
+def require_nccl(array: Any) -> None:
+    """Raise RuntimeError where NCCL is missing, or where an array is not on the GPU that this process works on."""
+    import cupy
 
-    Raises RuntimeError where NCCL is not installed.
-    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy says in five lines what is said here in one
+        from cupy.cuda import nccl
+    if not nccl.available:
+        raise RuntimeError(
+            "ranks on GPUs need NCCL; CuPy does not find it; "
+            f"write pip install nvidia-nccl-cu{cupy.cuda.runtime.runtimeGetVersion() // 1000}, or --backend numpy"
+        )
+    here, there = cupy.cuda.Device().id, array.device.id
+    if here != there:
+        raise RuntimeError(
+            f"a rank's model lives on the GPU it works on; got one on GPU {there}, and the rank works on {here}; "
+            "call distributed.ranks() before the model is made"
+        )
+
+
+class NcclCommunicator:
+    """Sums between GPUs by NCCL (cupyx.distributed), on a stream beside that of the backward pass."""
 
     def __init__(self, rank: int, size: int):
         import cupy
+        from cupyx.distributed import init_process_group
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CuPy says in five lines that NCCL is missing; ours is below
-            from cupy.cuda import nccl
-            from cupyx.distributed import init_process_group
-        if not nccl.available:
-            raise RuntimeError(
-                "ranks on GPUs need NCCL; CuPy does not find it; "
-                f"write pip install nvidia-nccl-cu{cupy.cuda.runtime.runtimeGetVersion() // 1000}"
-            )
-        self.cupy, self.rank, self.size, self.device = cupy, rank, size, cupy.cuda.Device()
+        self.cupy, self.rank, self.size = cupy, rank, size
         self.group = init_process_group(size, rank, use_mpi=True)
         self.stream = cupy.cuda.Stream(non_blocking=True)
 
@@ -52,10 +61,5 @@ class NcclCommunicator:
         self.cupy.cuda.get_current_stream().wait_event(self.stream.record())
 
     def broadcast(self, array: Any) -> None:
-        """Send rank 0's array to all. Raises RuntimeError for one that was made before the rank had its GPU."""
-        if array.device != self.device:
-            raise RuntimeError(
-                f"rank {self.rank} works on GPU {self.device.id}; got an array on GPU {array.device.id}; "
-                "call distributed.ranks() before the model is made"
-            )
+        """Send rank 0's array to all."""
         self.group.broadcast(array, root=0)
