@@ -19,6 +19,7 @@ BACKENDS = ("numpy", "cupy")
 CUBLAS_TF32 = 3  # cuBLAS's number for its math mode with TensorFloat-32
 
 _cupy: ModuleType | None = None
+_gpu: int | None = None  # the GPU of this process among those it sees; None: CuPy's own choice
 _current = "numpy"
 
 
@@ -42,8 +43,18 @@ def _load_cupy() -> ModuleType:
             ) from error
         if count == 0:
             raise RuntimeError("backend 'cupy' needs a CUDA GPU; CuPy sees none; write --backend numpy")
+        if _gpu is not None:
+            cupy.cuda.Device(_gpu % count).use()  # where each process sees one GPU alone, that is number 0
         _cupy = cupy
     return _cupy
+
+
+def choose_gpu(number: int) -> None:
+    """Say on which GPU this process makes its arrays, before it makes any: ranks of one machine take one each."""
+    global _gpu
+    _gpu = number
+    if _cupy is not None:
+        _cupy.cuda.Device(number % _cupy.cuda.runtime.getDeviceCount()).use()
 
 
 def get_backend() -> str:

@@ -83,6 +83,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         return _train(arguments, config, task, folder, None)
     try:
         config, task, old = ranks.together(lambda: _prepare(arguments))
+        ranks.together(lambda: ranks.require_gpus(config.backend))
         made = ranks.together(lambda: str(old or _new_run(config.task, arguments.out)) if ranks.rank == 0 else "")
     except distributed.Elsewhere:
         return EXIT_BAD_INPUT

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import backend
 from .kernels.blas import limit_blas_threads
-from .kernels.cuda.nccl import NcclCommunicator
+from .kernels.cuda.nccl import NcclCommunicator, own_gpu, require_nccl
 from .kernels.memory import keep_freed_memory
 from .nn import Module
 from .parallel import Loss, collector_paused, cores, may_overflow
@@ -69,9 +69,10 @@ class MpiCommunicator:
         """Send rank 0's array to all."""
         self.comm.Bcast(array, root=0)
 
-    def local_ranks(self) -> int:
-        """Return how many ranks share this machine."""
-        return int(self.comm.Split_type(self.mpi.COMM_TYPE_SHARED).Get_size())
+    def on_this_machine(self) -> tuple[int, int]:
+        """Return which of this machine's ranks this is, and how many there are."""
+        here = self.comm.Split_type(self.mpi.COMM_TYPE_SHARED)
+        return int(here.Get_rank()), int(here.Get_size())
 
 
 class Elsewhere(Exception):
@@ -126,14 +127,31 @@ class Ranks:
         self.mpi.comm.Abort(status)
         raise SystemExit(status)
 
-    def communicator(self, on: str) -> Communicator:
-        """Return what sums arrays of a backend."""
-        return self.mpi if on == "numpy" else NcclCommunicator(self.rank, self.size)
+    def require_gpus(self, on: str) -> None:
+        """Raise RuntimeError, on all ranks, where they compute on GPUs and any two on the same."""
+        if on == "numpy":
+            return
+        gpus = len(set(self.mpi.comm.allgather(own_gpu())))
+        if gpus < self.size:
+            raise RuntimeError(
+                f"each rank needs a GPU of its own; got {self.size} ranks and {gpus} GPU{'s' * (gpus > 1)}; "
+                f"write mpiexec -n {gpus}, or --backend numpy"
+            )
+
+    def communicator(self, like: Any) -> Communicator:
+        """Return what sums arrays that live where this one does. Raises RuntimeError where ranks cannot do that."""
+        on = backend.backend_of(like)
+        if on == "numpy":
+            return self.mpi
+        self.require_gpus(on)
+        self.together(lambda: require_nccl(like))
+        return NcclCommunicator(self.rank, self.size)
 
 
 def ranks() -> Ranks | None:
     """Return the ranks that mpiexec has started, or None where this process runs alone.
 
+    It comes before the model is made: from here on, each rank makes its arrays on a GPU of its own.
     Raises RuntimeError, with what to install, where mpiexec has started several and mpi4py is missing.
     """
     if not any(int(os.environ.get(name) or 1) > 1 for name in SIZES):
@@ -145,7 +163,10 @@ def ranks() -> Ranks | None:
             "several ranks need mpi4py; it is not installed here; write pip install 'minitransformer[mpi]'"
         ) from error
     found = Ranks(MpiCommunicator(MPI))
-    return found if found.size > 1 else None
+    if found.size == 1:
+        return None
+    backend.choose_gpu(found.mpi.on_this_machine()[0])
+    return found
 
 
 class DataParallel:
@@ -162,10 +183,10 @@ class DataParallel:
         self.model, self.loss, self.ranks = model, loss, ranks
         self.parameters = [p for p in model.parameters() if p.node is not None]  # those that are not frozen
         self._where = backend.backend_of(self.parameters[0].data)
-        self.communicator = ranks.communicator(self._where)
+        self.communicator = ranks.communicator(self.parameters[0].data)
         self._stack = contextlib.ExitStack()
         keep_freed_memory()
-        self._stack.enter_context(limit_blas_threads(max(1, cores() // ranks.mpi.local_ranks())))
+        self._stack.enter_context(limit_blas_threads(max(1, cores() // ranks.mpi.on_this_machine()[1])))
         for p in model.parameters():
             self.communicator.broadcast(p.data)
         self._expected = {p.node for p in self.parameters}  # what the last step has reached; at first, all
@@ -174,10 +195,7 @@ class DataParallel:
         self._make_buckets(bucket_bytes)
 
     def _make_buckets(self, bucket_bytes: int) -> None:
-        """Lay parameters side by side, the last first, as their gradients become ready; and cut that into buckets.
-
-        Behind each parameter stands one number more: how many ranks have a gradient for it.
-        """
+        """Lay parameters side by side, the last first, as their gradients become ready; and cut that into buckets."""
         xp = backend.namespace((self.parameters[0].data,))
         self._place: dict[Any, tuple[int, slice]] = {}  # node → bucket, where in it
         rooms: list[list[Any]] = []
@@ -188,9 +206,9 @@ class DataParallel:
                 taken, dtype, at = 0, p.dtype, 0
             self._place[p.node] = (len(rooms) - 1, slice(at, at + p.size))
             rooms[-1].append(p)
-            at += p.size + 1
+            at += p.size
             taken += p.data.nbytes
-        self.buckets = [xp.empty(sum(p.size + 1 for p in room), dtype=room[0].dtype) for room in rooms]
+        self.buckets = [xp.empty(sum(p.size for p in room), dtype=room[0].dtype) for room in rooms]
         self._members = [[p.node for p in room] for room in rooms]
 
     def backward(self, *arrays: Any) -> tuple[Any, int]:
@@ -216,38 +234,33 @@ class DataParallel:
                             progress.take(node, g)
         self.early = progress.next
         progress.flush()
-        late = [float(p.node in progress.late) for p in self.parameters]
-        sums = np.array([float(value) if self._where == "numpy" else 0.0, float(tokens), *late])
-        self.ranks.mpi.start_sum(sums)
+        late, reached = ([p.node in found for p in self.parameters] for found in (progress.late, progress.taken))
+        sums = np.array([float(value) if self._where == "numpy" else 0.0, tokens, *late, *reached], np.float64)
+        self.ranks.mpi.start_sum(sums)  # on the host, which knows all of this without asking a GPU
         self.ranks.mpi.finish()
         self.communicator.finish()
-        for p, count in zip(self.parameters, sums[2:], strict=True):
+        counts_late, counts = sums[2:].reshape(2, -1)  # of ranks, for each parameter
+        for p, count in zip(self.parameters, counts_late, strict=True):
             if count:
                 self._add_late(p, progress.late.get(p.node))
         total = max(float(sums[1]), 1.0)
-        if self._where == "numpy":  # on a GPU nobody looks: it would have to be waited for
-            self._expected = {p.node for p in self.parameters if self._count(p)[0] > 0}
+        for bucket in self.buckets:
+            bucket *= 1 / total
+        self._expected = {p.node for p, count in zip(self.parameters, counts, strict=True) if count}
         for p in self.parameters:
             index, part = self._place[p.node]
-            self.buckets[index][part] *= 1 / total
-            reached = p.node in self._expected
-            p.grad = self.buckets[index][part].reshape(p.shape) if reached else None
+            p.grad = self.buckets[index][part].reshape(p.shape) if p.node in self._expected else None
         return self._mean_loss(value, sums[0], total), int(sums[1])
-
-    def _count(self, p: Any) -> Any:
-        """Return, as an array of one number, how many ranks have a gradient for a parameter."""
-        index, part = self._place[p.node]
-        return self.buckets[index][part.stop : part.stop + 1]
 
     def _add_late(self, p: Any, g: Any) -> None:
         """Sum up, on its own, a gradient that has come on some rank after its bucket had gone."""
         index, part = self._place[p.node]
-        room = backend.namespace((self.buckets[index],)).zeros_like(self.buckets[index][: p.size + 1])
+        room = backend.namespace((self.buckets[index],)).zeros_like(self.buckets[index][part])
         if g is not None:
-            room[:-1], room[-1] = g.reshape(-1), 1
+            room[...] = g.reshape(-1)
         self.communicator.start_sum(room)
         self.communicator.finish()
-        self.buckets[index][part.start : part.stop + 1] += room
+        self.buckets[index][part] += room
 
     def _mean_loss(self, value: Any, on_host: float, total: float) -> Any:
         """Return the mean loss, a 0-d array where the model lives; on a GPU it is summed there, without waiting."""
@@ -285,16 +298,16 @@ class _Progress:
         self.parallel, self.waiting, self.next = parallel, waiting, 0
         self.under_way: list[Callable[[], bool]] = []
         self.late: dict[Any, Any] = {}
+        self.taken: set[Any] = set()  # leaves that have a gradient on this rank
 
     def take(self, node: Any, g: Any) -> None:
         """Put a leaf's gradient into its bucket, and start what can be started."""
         index, part = self.parallel._place[node]
+        self.taken.add(node)
         if index < self.next:
             self.late[node] = g.copy()
             return
-        bucket = self.parallel.buckets[index]
-        bucket[part] = g.reshape(-1)
-        bucket[part.stop] = 1
+        self.parallel.buckets[index][part] = g.reshape(-1)
         self.waiting[index] -= node in self.parallel._expected
         while self.next < len(self.waiting) and not self.waiting[self.next]:
             self._start()

@@ -41,8 +41,9 @@ CONSTANTS = (
 PROFILER = (
     '#include <cuda_runtime_api.h>\nextern "C" { cudaError_t cudaProfilerStart(); cudaError_t cudaProfilerStop(); }\n'
 )
-LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12", "libcurand.so.10")  # what CuPy's extensions ask for by name
-NOT_SUPPORTED = {"cuda": 801, "cublas": 15, "curand": 999}  # how each library says so
+# What CuPy's extensions ask for by name.
+LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12", "libcurand.so.10", "libnccl.so.2")
+NOT_SUPPORTED = {"cuda": 801, "cublas": 15, "curand": 999, "nccl": 5}  # how each library says so
 
 
 class CannotBuildError(Exception):
@@ -63,7 +64,7 @@ def digest(*names: str) -> str:
 
 def folder() -> Path:
     """Return where the build of these sources for this Python is, or shall be."""
-    return cache() / f"{sys.implementation.cache_tag}-{digest('build.py', 'mock.cpp')}"
+    return cache() / f"{sys.implementation.cache_tag}-{digest('build.py', 'mock.cpp', 'nccl.cpp')}"
 
 
 def extension(built: Path) -> Path:
@@ -158,24 +159,26 @@ def _build(compiler: str, into: Path) -> None:
         "cupy_backends/cuda/api/runtime.pyx", cwd=tree,
     )  # fmt: skip
     _run(compiler, "-O1", *flags, "-c", tree / "cupy_backends/cuda/api/runtime.cpp", "-o", work / "runtime.o")
-    _run(compiler, "-O3", "-march=native", *flags, "-c", HERE / "mock.cpp", "-o", work / "mock.o")
+    for name in ("mock", "nccl"):
+        _run(compiler, "-O3", "-march=native", *flags, "-c", HERE / f"{name}.cpp", "-o", work / f"{name}.o")
 
     asked = _symbols(work / "runtime.o", "--undefined-only")
-    for library in ("cublas", "curand"):
+    for library in ("cublas", "curand", "nccl"):
         (user,) = _package("cupy_backends").glob(f"cuda/libs/{library}.*.so")
         asked |= _symbols(user, "-D", "--undefined-only")
-    asked = {name for name in asked if re.match("(cuda|cublas|curand)[A-Z]", name)}
-    missing = sorted(asked - _symbols(work / "mock.o", "--defined-only"))
+    asked = {name for name in asked if re.match("(cuda|cublas|curand|nccl)[A-Z]", name)}
+    ours = [work / "mock.o", work / "nccl.o"]
+    missing = sorted(asked.difference(*[_symbols(o, "--defined-only") for o in ours]))
     stubs = ["#include <cstdio>"]
     for name in missing:
-        status = NOT_SUPPORTED[re.match("cublas|curand|cuda", name)[0]]  # type: ignore[index]
+        status = NOT_SUPPORTED[re.match("cublas|curand|cuda|nccl", name)[0]]  # type: ignore[index]
         says = f'fprintf(stderr, "hostcuda: {name} is not in the mock\\n")'
         stubs.append(f'extern "C" int {name}() {{ {says}; return {status}; }}')
     (work / "stubs.cpp").write_text("\n".join(stubs) + "\n")
 
     link = [compiler, "-shared", "-fPIC", "-w", "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed"]
     mock = into / "libhostcuda.so"
-    _run(*link, work / "mock.o", work / "stubs.cpp", "-o", mock, "-Wl,-soname,libhostcuda.so", "-ldl")
+    _run(*link, *ours, work / "stubs.cpp", "-o", mock, "-Wl,-soname,libhostcuda.so", "-ldl", "-lrt")
     for name in LIBRARIES:
         _run(*link, f"-Wl,-soname,{name}", "-o", into / name, mock)
     _run(*link, work / "runtime.o", mock, "-o", extension(into))

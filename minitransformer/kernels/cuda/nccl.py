@@ -1,9 +1,42 @@
-"""Sums over several GPUs; see `distributed.Communicator`. It needs GPUs: the host mock has no NCCL."""
+"""Sums over several GPUs, one for each rank; see `distributed.Communicator`.
+
+Tested with CuPy's own distributed backend over an NCCL that the host mock stands in for, and not yet on several GPUs.
+There the sums run beside the backward pass; on the mock each call waits until all ranks have made it.
+"""
 
 from __future__ import annotations
 
+import platform
+import warnings
 from collections.abc import Callable
 from typing import Any
+
+
+def own_gpu() -> str:
+    """Return a name of the GPU that this process works on, which no other GPU has."""
+    import cupy
+
+    return f"{platform.node()} {cupy.cuda.Device().pci_bus_id}"
+
+
+def require_nccl(array: Any) -> None:
+    """Raise RuntimeError where NCCL is missing, or where an array is not on the GPU that this process works on."""
+    import cupy
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy says in five lines what is said here in one
+        from cupy.cuda import nccl
+    if not nccl.available:
+        raise RuntimeError(
+            "ranks on GPUs need NCCL; CuPy does not find it; "
+            f"write pip install nvidia-nccl-cu{cupy.cuda.runtime.runtimeGetVersion() // 1000}, or --backend numpy"
+        )
+    here, there = cupy.cuda.Device().id, array.device.id
+    if here != there:
+        raise RuntimeError(
+            f"a rank's model lives on the GPU it works on; got one on GPU {there}, and the rank works on {here}; "
+            "call distributed.ranks() before the model is made"
+        )
 
 
 class NcclCommunicator:
@@ -14,7 +47,6 @@ class NcclCommunicator:
         from cupyx.distributed import init_process_group
 
         self.cupy, self.rank, self.size = cupy, rank, size
-        cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
         self.group = init_process_group(size, rank, use_mpi=True)
         self.stream = cupy.cuda.Stream(non_blocking=True)
 
