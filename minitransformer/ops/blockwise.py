@@ -57,8 +57,9 @@ class Blocks:
     def looking(self, rows: slice, keys: slice) -> slice:
         """Return which of some queries may reach any of some keys, whatever the mask; it may be none."""
         first, last = keys.start - self.ahead, keys.stop - 1 - self.behind  # positions of such queries
-        start, stop = max(first - (self.s - self.t), rows.start), min(last + 1 - (self.s - self.t), rows.stop)
-        return slice(int(start), int(max(start, stop)))
+        offset = self.s - self.t
+        start = min(max(first - offset, rows.start), rows.stop)
+        return slice(int(start), int(max(start, min(last + 1 - offset, rows.stop))))
 
     def of(self, rows: slice) -> Iterator[slice]:
         """Yield the blocks of keys that a block of queries looks at."""
