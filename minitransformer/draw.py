@@ -206,11 +206,12 @@ def log_log(
 
 def gradient_norms(
     panels: dict[str, dict[str, tuple[Any, Any]]], path: str | os.PathLike[str] | None = None, title: str | None = None,
-    across: dict[str, str] | None = None,
+    across: dict[str, str] | None = None, wide: int = 3,
 ) -> Figure:  # fmt: skip
     """Draw norms of gradients on a logarithmic axis, against the layer or the training step.
 
     panels: title → curve → (x, norms), each (N,)    across: title → what x is, where it is not the layer
+    wide: panels in a row, at most
 
     A line that falls towards the first layer vanishes, one that rises towards it explodes. Panels have scales of their
     own. A norm of 0 has no place on the axis: the line has a gap there, and the JSON has the 0.
@@ -221,7 +222,7 @@ def gradient_norms(
         panel: {name: _checked_norms(f"{panel}, {name}: ", *curve) for name, curve in curves.items()}
         for panel, curves in panels.items()
     }
-    wide = min(3, len(panels))
+    wide = min(wide, len(panels))
     high = -(-len(panels) // wide)
     with _style() as new_figure:
         figure = new_figure(figsize=(4.9 * wide, 5.2 * high), layout="constrained")

@@ -2,7 +2,9 @@
 
 At initialisation: the norm of the gradient that reaches each layer, with one thing changed at a time. What no model
 should do without, residuals and norms, is taken out here and nowhere else. In training: the same reversal run with one
-remedy added at a time, by plain SGD with momentum, whose step is as long as its gradient (Adam divides the length out).
+thing added at a time, by plain SGD with momentum, whose step is as long as its gradient (Adam divides the length out).
+What regularises and what changes the learning rate is shown as well, remedy or not, and what a batch does whose targets
+are wrong.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend, nn, ops, optim, tasks
+from .. import backend, data, nn, ops, optim, tasks
 from .. import draw as figures
 from ..kernels.blas import limit_blas_threads
 from ..train import train
@@ -27,6 +29,7 @@ ROWS, LENGTH, VOCAB = 8, 16, 16
 HE = 2**0.25  # each of two layers; together they make up for what a ReLU takes
 LARGE = 8.0  # times the queries' and the keys' weights: 64 times the logits
 LAST = 20  # steps of which the final loss is the mean
+NEXT = 10  # steps behind wrong targets
 POINTS = 30  # of a curve over the steps
 
 Panels = dict[str, dict[str, list[float]]]
@@ -35,14 +38,40 @@ BASE = {
     "batch_size": 16, "d_model": 32, "d_ff": 64, "layers": 4, "norm": "post", "optimizer": "sgd", "learning_rate": 0.1,
     "schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0, "workers": 1,
 }  # fmt: skip
-REMEDIES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "warm-up": {"warmup_steps": 100},
-    "clipping by norm": {"clip_norm": 1.0},
-    "clipping by value": {"clip_value": 0.02},
-    "4 batches a step": {"accumulate": 4},
-    "pre-norm": {"norm": "pre"},
-    "warm-up, clipping, pre-norm": {"warmup_steps": 100, "clip_norm": 1.0, "norm": "pre"},
+CALM = {"norm": "pre", "warmup_steps": 100}  # what the panels after the first begin with
+ADAM = {**CALM, "learning_rate": 3e-3}
+FALLS = {**CALM, "lr_decay": 0.5, "lr_decay_every": 50}  # after the warm-up
+BAD = 200  # the step whose batch has wrong targets, where one has
+FIRST, REGULARISED, SCHEDULED, SPOILED = (
+    "post-norm, and one remedy each", "pre-norm and warm-up, regularised", "pre-norm, a warm-up of 100, then",
+    f"pre-norm and warm-up; wrong targets at step {BAD}",
+)  # fmt: skip
+TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
+    FIRST: {
+        "none": {},
+        "warm-up": {"warmup_steps": 100},
+        "clipping by norm": {"clip_norm": 1.0},
+        "clipping by value": {"clip_value": 0.02},
+        "4 batches a step": {"accumulate": 4},
+        "pre-norm": {"norm": "pre"},
+        "warm-up, clipping, pre-norm": {**CALM, "clip_norm": 1.0},
+    },
+    REGULARISED: {
+        "nothing": CALM,
+        "dropout 0.1": {**CALM, "dropout": 0.1},
+        "label smoothing 0.1": {**CALM, "label_smoothing": 0.1},
+        "L2 penalty 0.001": {**CALM, "weight_decay": 1e-3},
+        "Adam, L2 penalty 0.1": {**ADAM, "optimizer": "adam", "weight_decay": 0.1},
+        "AdamW, decoupled decay 0.1": {**ADAM, "optimizer": "adamw", "weight_decay": 0.1},
+    },
+    SCHEDULED: {name: {**FALLS, "schedule": name} for name in ("constant", "cosine", "linear", "inverse_sqrt")}
+    | {name: {**FALLS, "schedule": name} for name in ("exponential", "step", "noam")},
+    SPOILED: {
+        "no wrong targets": CALM,
+        "nothing done": CALM,
+        "clipping by norm": {**CALM, "clip_norm": 1.0},
+        "spike guard": {**CALM, "spike": 6.0},
+    },
 }
 
 
@@ -124,32 +153,63 @@ def at_initialisation(layers: int) -> Panels:
     }
 
 
-def training_run(settings: dict[str, Any], steps: int, seed: int) -> tuple[list[float], list[float]]:
-    """Train on reversal and return the loss and the norm of the gradient (before clipping) of each step."""
+class Run(NamedTuple):
+    """What a training run leaves: loss and norm of the gradient, before clipping, of each step; norms of each layer."""
+
+    losses: list[float]
+    norms: list[float]
+    layers: list[float]  # at its end, on a new batch, encoder first
+
+
+def training_run(settings: dict[str, Any], steps: int, seed: int, bad: int = 0) -> Run:
+    """Train on reversal. bad: the step whose batch has wrong targets; 0 for none."""
     fields = {**BASE, **settings, "steps": steps, "seed": seed, "log_every": 1, "checkpoint_every": steps}
     config = tasks.make_config("reversal", {**fields, "validate_every": steps})
     task = tasks.make_task(config)
     task.evaluate = dict  # what it can translate by then is not asked
+    batch = task.batch
+    task.batch = lambda step: _spoiled(batch(step)) if step == bad else batch(step)
     with tempfile.TemporaryDirectory() as folder, limit_blas_threads(1):  # the products are too small for more
         train(task, config, Path(folder), quiet=True)
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines], [line["grad_norm"] for line in lines]
+        taken = [line for line in lines if "left_out" not in line]
+        task.model.zero_grad()
+        task.loss(*batch(steps + 1))[0].backward()
+    layers = [*task.model.encoder.layers, *task.model.decoder.layers]
+    norms = [math.hypot(*optim.grad_norms(layer.parameters())) for layer in layers]
+    return Run([line["loss"] for line in taken], [line["grad_norm"] for line in taken], norms)
 
 
-def in_training(steps: int, seeds: int, progress: Any) -> dict[str, Any]:
-    """Train with each remedy, for some seeds: their final losses, the largest norm, and the norms over the steps."""
-    result = {}
-    for name, settings in REMEDIES.items():
-        progress(f"stability: training, {name}")
-        runs = [training_run(settings, steps, seed) for seed in range(seeds)]
-        parts = np.array_split(np.arange(steps), min(POINTS, steps))
-        norms = np.mean([norms for _, norms in runs], axis=0)
-        result[name] = {
-            "final_loss": [float(np.mean(losses[-LAST:])) for losses, _ in runs],
-            "largest_norm": max(max(norms) for _, norms in runs),
-            "steps": [float(part.mean() + 1) for part in parts],
-            "norms": [float(norms[part].mean()) for part in parts],
-        }
+def _spoiled(batch: Any) -> Any:
+    """Return a batch whose targets are <unk>, as of a file that could not be read: no other batch has that."""
+    return batch._replace(target_out=np.where(batch.target_out == data.PAD, data.PAD, data.UNK))
+
+
+def in_training(steps: int, seeds: int, progress: Any) -> dict[str, dict[str, Any]]:
+    """Train with each thing of each panel, for some seeds: final losses, the largest norm, norms over the steps.
+
+    The first panel's runs have the norms of their layers at the end, too.
+    """
+    bad = min(BAD, 2 * steps // 3)
+    result: dict[str, dict[str, Any]] = {}
+    for panel, runs in TRAININGS.items():
+        result[panel] = {}
+        for name, settings in runs.items():
+            progress(f"stability: training, {panel}: {name}")
+            spoiled = bad if panel == SPOILED and name != "no wrong targets" else 0
+            made = [training_run(settings, steps, seed, spoiled) for seed in range(seeds)]
+            parts = np.array_split(np.arange(steps), min(POINTS, steps))
+            if panel == SPOILED:  # step by step, around it
+                parts = list(np.arange(max(bad - 20, 1), min(bad + 40, steps + 1))[:, None] - 1)
+            norms = np.mean([run.norms for run in made], axis=0)
+            result[panel][name] = {
+                "final_loss": [float(np.mean(run.losses[-LAST:])) for run in made],
+                "next_loss": float(np.mean([run.losses[bad : bad + NEXT] for run in made])),
+                "largest_norm": max(max(run.norms) for run in made),
+                "steps": [float(part.mean() + 1) for part in parts],
+                "norms": [float(norms[part].mean()) for part in parts],
+                "layers": np.mean([run.layers for run in made], axis=0).tolist(),
+            }
     return result
 
 
@@ -160,31 +220,48 @@ def stability(layers: int, steps: int, seeds: int, progress: Any) -> dict[str, A
     return {"layers": layers, "steps": steps, "panels": panels, "training": in_training(steps, seeds, progress)}
 
 
+def _loss(panel: str, run: dict[str, Any]) -> str:
+    if panel == SPOILED:
+        return f"loss of the next {NEXT} steps {run['next_loss']:.2f}"
+    return f"loss {np.mean(run['final_loss']):.2f}"
+
+
 def table(result: dict[str, Any]) -> list[str]:
     """Return a result as lines to print."""
     lines = [f"norm of the gradient at initialisation, {result['layers']} layers of width {WIDTH}"]
     for title, curves in result["panels"].items():
         lines.append(f"{title:<42}{'first layer':>12}{'last layer':>12}{'first/last':>12}")
         lines += [f"  {name:<40}{g[0]:>12.2g}{g[-1]:>12.2g}{g[0] / g[-1]:>12.2g}" for name, g in curves.items()]
-    lines.append(f"{result['steps']} steps of reversal, post-norm, SGD with momentum, batches of {BASE['batch_size']}")
-    lines.append(f"{'remedy':<42}{'largest norm':>12}{'final loss':>12}{'over the seeds':>18}")
-    for name, run in result["training"].items():
-        losses = run["final_loss"]
-        spread = f"{min(losses):.2f} … {max(losses):.2f}"
-        lines.append(f"  {name:<40}{run['largest_norm']:>12.3g}{np.mean(losses):>12.2f}{spread:>18}")
+    lines.append(f"{result['steps']} steps of reversal, SGD with momentum, batches of {BASE['batch_size']}")
+    for panel, runs in result["training"].items():
+        lines.append(f"{panel:<50}{'largest norm':>13}{'final loss':>12}{'over the seeds':>16}{'first/last layer':>18}")
+        for name, run in runs.items():
+            losses, layers = run["final_loss"], run["layers"]
+            spread = f"{min(losses):.2f} … {max(losses):.2f}"
+            lines.append(
+                f"  {name:<48}{run['largest_norm']:>13.3g}{np.mean(losses):>12.2f}{spread:>16}"
+                f"{layers[0] / layers[-1]:>18.2g}" + (f"   {_loss(panel, run)}" if panel == SPOILED else "")
+            )
     return lines
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw a panel for each question at initialisation, and one for training."""
+    """Draw two figures: norms of each layer, at initialisation and after training; and norms over the steps."""
     panels = {
         title: {name: (range(1, len(g) + 1), g) for name, g in curves.items()}
         for title, curves in result["panels"].items()
     }
-    over_steps = "training by SGD, post-norm if not said"
-    panels[over_steps] = {
-        f"{name}: loss {np.mean(run['final_loss']):.2f}": (run["steps"], run["norms"])
-        for name, run in result["training"].items()
+    after = f"after {result['steps']} steps: {FIRST}"
+    trained = result["training"][FIRST]
+    panels[after] = {name: (range(1, len(run["layers"]) + 1), run["layers"]) for name, run in trained.items()}
+    title = f"Norm of the gradient of each layer: {result['layers']} layers at initialisation, and after training"
+    half = len(next(iter(trained.values()))["layers"]) // 2
+    across = f"layer (1–{half} of the encoder, {half + 1}–{2 * half} of the decoder)"
+    figures.gradient_norms(panels, path, title, {after: across})
+    over_steps = {
+        panel: {f"{name}: {_loss(panel, run)}": (run["steps"], run["norms"]) for name, run in runs.items()}
+        for panel, runs in result["training"].items()
     }
-    title = f"Norm of the gradient in {result['layers']} layers at initialisation, and in training"
-    figures.gradient_norms(panels, path, title, {over_steps: "step"})
+    title = "Norm of the gradient in training, by SGD if not said"
+    beside = path.with_name(f"{path.stem}-training{path.suffix}")
+    figures.gradient_norms(over_steps, beside, title, dict.fromkeys(over_steps, "step"), wide=2)

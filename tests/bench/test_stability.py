@@ -81,19 +81,38 @@ def test_a_bare_layer_is_its_sublayers_and_nothing_else(rng):
 
 def test_each_training_run_has_its_remedy_and_nothing_else():
     """The first loss knows of none of them (but of the model and the batches); the norm is that before clipping."""
-    runs = {name: stability.training_run(settings, 3, 0) for name, settings in stability.REMEDIES.items()}
-    losses = {name: losses for name, (losses, _) in runs.items()}
-    norms = {name: norms for name, (_, norms) in runs.items()}
+    runs = {name: stability.training_run(s, 3, 0) for name, s in stability.TRAININGS[stability.FIRST].items()}
+    first = runs["none"]
     for name in ("warm-up", "clipping by norm", "clipping by value"):
-        assert losses[name][0] == losses["none"][0] and norms[name][0] == norms["none"][0] > 1, name
-        assert abs(losses[name][1] - losses["none"][1]) > 0.01, name
-    assert losses["4 batches a step"][0] != losses["none"][0] != losses["pre-norm"][0]
-    assert all(len(values) == 3 for values in [*losses.values(), *norms.values()])
+        assert runs[name].losses[0] == first.losses[0] and runs[name].norms[0] == first.norms[0] > 1, name
+        assert abs(runs[name].losses[1] - first.losses[1]) > 0.01, name
+    assert runs["4 batches a step"].losses[0] != first.losses[0] != runs["pre-norm"].losses[0]
+    assert all(len(run.losses) == len(run.norms) == 3 and len(run.layers) == 8 for run in runs.values())
+
+
+@pytest.mark.parametrize("panel", [stability.REGULARISED, stability.SCHEDULED])
+def test_whatever_is_added_changes_the_run(panel):
+    runs = [
+        tuple(stability.training_run({**s, "warmup_steps": 2, "lr_decay_every": 4}, 12, 0).losses)
+        for s in stability.TRAININGS[panel].values()
+    ]
+    assert len(set(runs)) == len(runs) and np.isfinite(runs).all()
+
+
+def test_wrong_targets_leap_and_the_guard_leaves_them_out():
+    settings = {**stability.CALM, "warmup_steps": 10, "spike": 6.0}
+    plain, hurt = (stability.training_run({**settings, "spike": 0.0}, 130, 0, bad) for bad in (0, 120))
+    assert hurt.losses[:119] == plain.losses[:119] and hurt.losses[119] > plain.losses[119] + 2
+    assert hurt.losses[120] != plain.losses[120]
+    guarded = stability.training_run(settings, 130, 0, 120)
+    assert guarded.losses[:119] == plain.losses[:119] and guarded.losses[119] == hurt.losses[119]
+    assert guarded.losses[120] < hurt.losses[120] - 0.1
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(stability, "REMEDIES", {name: stability.REMEDIES[name] for name in ("none", "warm-up")})
+    some = {panel: dict(list(runs.items())[:2]) for panel, runs in stability.TRAININGS.items()}
+    monkeypatch.setattr(stability, "TRAININGS", some)
 
 
 def test_the_command_prints_a_table_and_draws(tiny, tmp_path, monkeypatch, capsys):
@@ -102,7 +121,8 @@ def test_the_command_prints_a_table_and_draws(tiny, tmp_path, monkeypatch, capsy
     out = capsys.readouterr().out
     for text in ("8 layers of width 32", "residuals and pre-norm", "largest norm", "warm-up", "run: s (result.json"):
         assert text in out
-    for name in ("result.json", "figures/stability.png", "figures/stability.svg", "figures/stability.json"):
+    figures = [f"figures/stability{kind}.{form}" for kind in ("", "-training") for form in ("png", "svg", "json")]
+    for name in ("result.json", *figures):
         assert (tmp_path / "s" / name).stat().st_size > 100
 
 
@@ -116,6 +136,12 @@ def test_other_options_are_refused(tmp_path, monkeypatch, capsys):
 def test_every_remedy_beats_none_over_three_seeds():
     """But more batches a step: less noise is no remedy for a step that is too long."""
     result = stability.in_training(300, 3, lambda text: None)
-    final = {name: np.mean(run["final_loss"]) for name, run in result.items()}
+    final, regularised = (
+        {name: np.mean(run["final_loss"]) for name, run in result[panel].items()}
+        for panel in (stability.FIRST, stability.REGULARISED)
+    )
+    after = {name: run["next_loss"] for name, run in result[stability.SPOILED].items()}
     for name in ("warm-up", "clipping by norm", "clipping by value", "pre-norm", "warm-up, clipping, pre-norm"):
         assert final[name] < final["none"] - 0.2, final
+    assert after["spike guard"] < after["no wrong targets"] + 0.1 < after["nothing done"] - 0.2, after
+    assert regularised["AdamW, decoupled decay 0.1"] < regularised["Adam, L2 penalty 0.1"] - 0.5, regularised
