@@ -221,10 +221,12 @@ def long_sequences(lengths: tuple[int, ...], rounds: int, progress: Any) -> list
         for name, seconds in times.items():
             beside = "torch-causal" if name.endswith("causal") else "torch"
             figures = summarise({name: seconds, "beside": times.get(beside, seconds)}, "beside")[name]
+            whole = times.get(name.removesuffix("-causal")) if name.endswith("-causal") else None
             rows.append({
                 "kind": name, "length": length, "seconds": figures["seconds"], "memory": memory[name],
                 "of_torch": figures["ratio"] if beside in times else None,
                 "spread": [figures["least"], figures["greatest"]] if beside in times else None,
+                "of_full": None if whole is None else summarise({name: seconds, "full": whole}, "full")[name]["ratio"],
             })  # fmt: skip
     return rows
 
@@ -272,6 +274,8 @@ def table(result: dict[str, Any]) -> list[str]:
         of = "" if row["of_torch"] is None else f"{row['of_torch']:>8.2f} of PyTorch's fused kernel"
         if row["spread"]:
             of += f" ({row['spread'][0]:.2f}–{row['spread'][1]:.2f})"
+        if row["of_full"] is not None:
+            of += f", {row['of_full']:.2f} of what it takes without the mask"
         name = f"T = {row['length']:,}: {long.name_of(row['kind'])}"
         lines.append(f"  {name:<44}{row['seconds']:>9.3f} s{row['memory'] / 2**20:>8.0f} MiB{of}")
     return lines

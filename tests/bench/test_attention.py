@@ -5,6 +5,7 @@ import pytest
 
 from minitransformer import cli
 from minitransformer.bench import attention, long
+from minitransformer.bench.run import Peer
 
 
 @pytest.fixture
@@ -71,8 +72,20 @@ def test_the_command_prints_the_table_and_draws_it(tiny, tmp_path, monkeypatch, 
     monkeypatch.setattr(long, "TORCH", {})
     assert cli.main(["bench", "attention", "--quick", "--out", "a"]) == 0
     printed = capsys.readouterr().out
+    assert printed.count("of what it takes without the mask") == 2  # dense and blockwise
     for text in ("sharing:", "long sequences:", "multi-query", "T = 32: blockwise, causal", "rotary, scaled"):
         assert text in printed
     for name in ("result.json", "figures/attention.png", "figures/attention.svg", "figures/attention.json"):
         assert (tmp_path / "a" / name).stat().st_size > 100
     assert cli.main(["bench", "attention", "--peers", "ours"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["blockwise", "blockwise-causal", "window-causal", "linear-causal"])
+def test_sixteen_thousand_tokens_fit_into_700_mb_resident(kind):
+    """Forward and backward, 1 × 4 heads × 64; the scores alone would take 4.3 GB."""
+    peer = Peer(kind, "16384", module="minitransformer.bench.long")
+    try:
+        assert peer.run(1)["memory"] < 700e6
+    finally:
+        peer.close()
