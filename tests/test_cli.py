@@ -292,7 +292,7 @@ CASES = {
     "resume and more": (["train", "--resume", "full", "--set=steps=9"], "give --resume RUN alone"),
     "no lessons here": (["lessons", "build"], "lessons has none; write --folder PATH/lessons"),
     "no such lesson": (["lessons", "check", "99", "--folder", str(LESSONS)], "got '99'; there are 01"),
-    "no such figure": (["figures", "loss"], "figures are reversal, numbers, lessons; got 'loss'"),
+    "no such figure": (["figures", "loss"], "figures are reversal, numbers, step, lessons; got 'loss'"),
     "no such check": (["gradcheck", "batchnorm"], "'batchnorm', which none contains"),
 }  # fmt: skip
 
