@@ -105,13 +105,13 @@ def _search(
     return [sentence.finished for sentence in sentences]
 
 
-def _require(beams: int, count: int, penalty: float, repetition_penalty: float) -> None:
-    if not doors.is_whole(beams, 1) or not doors.is_whole(count, 1) or not doors.is_number(penalty):
+def require_search(beams: int, length_penalty: float, count: int = 1) -> None:
+    """Raise ValueError unless there is a beam and a token, and lengths can be compared."""
+    if not doors.is_whole(beams, 1) or not doors.is_whole(count, 1) or not doors.is_number(length_penalty):
         raise ValueError(
             f"a beam search has beams >= 1, at least one token, and a finite length penalty; got {beams!r}, {count!r} "
-            f"and {penalty!r}; write beams=4, length_penalty=1"
+            f"and {length_penalty!r}; write beams=4, length_penalty=1"
         )
-    require_penalty(repetition_penalty)
 
 
 def beam_translate(
@@ -138,7 +138,8 @@ def beam_translate(
     doors.require_rows(sources, doors.vocabulary(model, source=True), "sources")
     doors.require_tokens(vocab, bos=bos, eos=eos)
     ends = {eos, model.config.pad_id} | doors.stops(stop, vocab)
-    _require(beams, max_length, length_penalty, repetition_penalty)
+    require_search(beams, length_penalty, max_length)
+    require_penalty(repetition_penalty)
     with no_grad():
         reader = Translations(model, sources, bos, cached)
         return _search(reader, max_length, beams, ends, length_penalty, repetition_penalty)
@@ -159,7 +160,8 @@ def beam_texts(
     vocab = doors.vocabulary(model)
     doors.require_rows(prompts, vocab, "prompts")
     ends = doors.stops(stop, vocab)
-    _require(beams, count, length_penalty, repetition_penalty)
+    require_search(beams, length_penalty, count)
+    require_penalty(repetition_penalty)
     with no_grad():
         return _search(Texts(model, prompts, cached, chunk), count, beams, ends, length_penalty, repetition_penalty,
                        until)  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .doors import is_number, is_whole
+from .doors import is_number, is_whole, require_seed
 
 
 def greedy(scores: np.ndarray) -> np.ndarray:
@@ -124,9 +124,3 @@ def sampler(
     if rows is not None and (not all(map(is_whole, rows)) or len(set(rows)) < len(rows)):
         raise ValueError(f"rows are different integers >= 0, one for each row; got {rows!r}; write rows=[0, 1, 2]")
     return Sampler(temperature, top_k, top_p, seed, rows)
-
-
-def require_seed(seed: int) -> None:
-    """Raise ValueError unless a seed is one."""
-    if not is_whole(seed):
-        raise ValueError(f"a seed is an integer >= 0; got {seed!r}; write seed=1")

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import backend
 from ..tensor import as_array
-from .doors import is_whole
+from .doors import require_chunk
 from .fast import Fast, calm, fits
 
 
@@ -76,8 +76,7 @@ class Texts(_Rows):
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], cached: bool = True, chunk: int = 0):
         if any(not len(prompt) for prompt in prompts):
             raise ValueError("a prompt has at least one token; got an empty one; write --prompt 'The '")
-        if not is_whole(chunk):
-            raise ValueError(f"a chunk has at least one token, or is 0 for all at once; got {chunk!r}; write chunk=64")
+        require_chunk(chunk)
         self.model, self.window, self.cached, self.chunk = model, model.config.max_length, cached, chunk
         self.rows, self.begin = [list(prompt) for prompt in prompts], [len(prompt) for prompt in prompts]
         self.padding, self.read = np.zeros(len(prompts), dtype=int), 0
