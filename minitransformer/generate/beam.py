@@ -125,7 +125,8 @@ def beam_translate(
     sources: lists of token ids → for each, at most `beams` hypotheses: ids without BOS and EOS, and the score
 
     The length counts EOS; α is the length penalty: 0 for ln p alone, which favours short texts, 1 for the mean of a
-    token, above that longer ones. (Wu et al. 2016, arXiv:1609.08144, divide by ((5 + length)/6)^α instead.)
+    token, above that longer ones. This is transformers' form; Wu et al. 2016, arXiv:1609.08144, divide by
+    ((5 + length)/6)^α instead. For translation with networks: Sutskever, Vinyals and Le 2014, arXiv:1409.3215.
     A search ends when no unfinished beam can come among the finished any more, at whatever length: with transformers
     this is early_stopping="never". One beam is greedy decoding. cached=False decodes anew for each token. A text ends
     before EOS, before the pad_id and before any token of `stop`.

@@ -47,7 +47,8 @@ def likeliest(scores: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> np.ndar
 
     top_k=0 and top_p=1 leave out nothing. The likeliest token always stays; tokens that tie with the k-th stay, too.
     The shares are those of the softmax over what top_k has left. Raises ValueError unless top_k ≥ 0 and 0 < top_p ≤ 1.
-    Holtzman et al. 2020, arXiv:1904.09751, where the tokens kept by top_p are called the nucleus.
+    top_k: Fan, Lewis and Dauphin 2018, arXiv:1805.04833. top_p: Holtzman et al. 2019, arXiv:1904.09751, who call the
+    tokens that it keeps the nucleus.
     """
     require_kept(top_k, top_p)
     if 0 < top_k < scores.shape[-1]:
