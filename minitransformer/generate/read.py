@@ -98,11 +98,16 @@ class Texts(_Rows):
             ids, self.padding = columns(self.rows)
         else:
             ids = np.array([row[-1:] for row in self.rows])
+        if begins and len(ids) == 1 and not self.chunk and fits(self.model):
+            self.fast = Fast(self.model, self.caches)
+            if self.fast.begins(ids.shape[1]):
+                self.read = ids.shape[1]
+                return self.fast.begin(ids[0])
         step = self.chunk or ids.shape[1]
         for first in range(0, ids.shape[1], step):
             scores = self._read(ids[:, first : first + step])
         self.read += ids.shape[1]
-        if begins and fits(self.model):
+        if begins and self.fast is None and fits(self.model):
             self.fast = Fast(self.model, self.caches, self.padding)
         return scores
 
