@@ -130,7 +130,8 @@ def test_the_beginning_of_a_text_is_read_at_once_as_by_the_book(
     "options, prompts, chunk",
     [
         ({"positions": "alibi"}, [[4, 2, 7]], 0), ({"positions": "relative"}, [[4, 2, 7]], 0),
-        ({"window": 2}, [[4, 2, 7]], 0), ({}, [[4, 2, 7], [9, 1, 1]], 0), ({}, [[4, 2, 7]], 2), ({}, [[4, 2, 7] * 10], 0),
+        ({"window": 2}, [[4, 2, 7]], 0), ({}, [[4, 2, 7], [9, 1, 1]], 0), ({}, [[4, 2, 7]], 2),
+        ({}, [[4, 2, 7] * 10], 0),
     ],
 )  # fmt: skip
 def test_other_beginnings_are_read_by_the_book(options, prompts, chunk, monkeypatch):
