@@ -199,17 +199,28 @@ def _summary(result: dict[str, Any], folder: Path) -> list[str]:
 
 def run_translate(arguments: argparse.Namespace) -> int:
     """Translate the texts given, or the lines of standard input."""
+    options = _options(arguments)
     task = _load(arguments, sequences=True)
     texts = arguments.source or [line.strip() for line in _stdin() if line.strip()]
     if not texts:
         raise ValueError("translate needs a text; got none; write it after the options, or pipe lines in")
-    if arguments.beams == 1 and arguments.length_penalty != 1:
-        raise ValueError(
-            f"a length penalty compares beams; got {arguments.length_penalty} and one beam; write --beams 4, too"
-        )
-    outputs = task.translate(texts, beams=arguments.beams, length_penalty=arguments.length_penalty)
+    outputs = task.translate(texts, options)
     _show({"translations": list(map(list, zip(texts, outputs, strict=True)))}, arguments.json, outputs)
     return 0
+
+
+def _options(arguments: argparse.Namespace) -> Any:
+    """Return how texts are to be written, of what was said on the command line."""
+    from .generate import Options
+
+    said = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Options)}
+    try:
+        return Options(**{name: value for name, value in said.items() if value is not None})
+    except ValueError as error:  # the same, as it is written here
+        words = str(error)
+        for name in said:
+            words = words.replace(f"{name}=", f"--{name.replace('_', '-')} ")
+        raise ValueError(words) from None
 
 
 def _stdin() -> list[str]:
@@ -236,21 +247,20 @@ def _load(arguments: argparse.Namespace, sequences: bool | None = None) -> Any:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Continue the prompts given, or the lines of standard input, with a language model."""
+    if arguments.temperature is None:
+        arguments.temperature = 0.0 if (arguments.beams or 1) > 1 else 0.8
+    if arguments.top_k is None and arguments.temperature > 0:
+        arguments.top_k = 40
+    options = _options(arguments)
     task = _load(arguments, sequences=False)
-    if arguments.tokens < 1 or arguments.temperature < 0:
-        raise ValueError(
-            "generate needs tokens >= 1 and temperature >= 0; "
-            f"got {arguments.tokens} and {arguments.temperature}; write --tokens 100"
-        )
+    if arguments.tokens < 1:
+        raise ValueError(f"generate writes at least one token; got {arguments.tokens}; write --tokens 100")
     if arguments.stop == "":
         raise ValueError("a text to stop at has at least one character; got an empty one; leave --stop out")
     prompts = arguments.prompt or [line for line in _stdin() if line.strip()]
     if not prompts:
         raise ValueError("generate needs a prompt; got none; write --prompt 'The ', or pipe lines in")
-    texts = task.write(
-        prompts, arguments.tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed or 0,
-        arguments.repetition_penalty, arguments.stop or "",
-    )  # fmt: skip
+    texts = task.write(prompts, arguments.tokens, options, arguments.stop or "")
     _show({"text": texts[0], "texts": texts}, arguments.json, texts)
     return 0
 
@@ -552,29 +562,19 @@ def build_parser() -> argparse.ArgumentParser:
         "  minitransformer translate --model runs/translate-001 --beams 4 --length-penalty 0.6 < lines.txt",
     )
     translate.add_argument("source", nargs="*", help="texts; without any, lines of standard input")
-    translate.add_argument("--beams", type=int, default=1, help="how many beams to search with (default: 1, greedy)")
-    translate.add_argument(
-        "--length-penalty", type=float, default=1.0, metavar="A",
-        help="beams are compared by ln p / length^A; greater favours longer texts (default: 1)",
-    )  # fmt: skip
     generate = command(
         "generate",
         "continue texts with a language model",
         "generate --model runs/lm-001 --prompt 'The ' --top-p 0.9 --stop '.'\n"
+        "  minitransformer generate --model runs/lm-001 --prompt 'The ' --beams 4 --repetition-penalty 1.2\n"
         "  minitransformer generate --model runs/lm-001 --temperature 0 < prompts.txt",
     )
     generate.add_argument("--prompt", action="append", help="may come several times; without, lines of standard input")
     generate.add_argument("--tokens", type=int, default=100, help="how many tokens to write (default: 100)")
-    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
-    generate.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest, 0 for all (default: 40)")
-    generate.add_argument(
-        "--top-p", type=float, default=1.0, help="draw among the likeliest that have this share together (default: 1)"
-    )
-    generate.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="R",
-        help="above 1: what a text already has becomes less likely (default: 1)",
-    )  # fmt: skip
+    generate.add_argument("--chunk", type=int, help="how many tokens of prompts to read at once (default: 0, all)")
     generate.add_argument("--stop", metavar="TEXT", help="end a text before this")
+    _writing(translate, "0, the likeliest token", "0, all")
+    _writing(generate, "0.8; with beams 0, the likeliest token", "40")
     attend = command(
         "attend", "draw attention heatmaps", "attend --model runs/numbers-001 eighty-seven --layer 2 --head 1"
     )
@@ -623,6 +623,19 @@ def build_parser() -> argparse.ArgumentParser:
     _figures(command("figures", "make the figures of README and lessons anew", "figures reversal"))
     _lessons(command("lessons", "build the notebooks of the lessons, or check them", "lessons build 06"))
     return parser
+
+
+def _writing(parser: argparse.ArgumentParser, temperature: str, top_k: str) -> None:
+    """Add what says how to write; who says nothing gets None."""
+    for name, of, mark, about in (
+        ("temperature", float, "T", f"draw tokens; 0 takes the likeliest (default: {temperature})"),
+        ("top-k", int, "K", f"draw among the K likeliest, 0 for all (default: {top_k})"),
+        ("top-p", float, "P", "draw among the likeliest that have this share together (default: 1)"),
+        ("beams", int, "N", "search for the likeliest text with N beams, drawing nothing (default: 1)"),
+        ("length-penalty", float, "A", "compare beams by ln p / length^A; greater favours longer texts (default: 1)"),
+        ("repetition-penalty", float, "R", "above 1: what a text already has becomes less likely (default: 1)"),
+    ):
+        parser.add_argument(f"--{name}", type=of, metavar=mark, help=about)
 
 
 def _figures(parser: argparse.ArgumentParser) -> None:

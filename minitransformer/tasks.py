@@ -35,6 +35,7 @@ SIZES = (
 NONE_IGNORED = -100  # no token has this id
 TEST_SEQUENCES = 2048
 VALIDATED = 256  # pairs, or windows of a text, whose loss is measured now and then while training
+GREEDY, DRAWN = generate.Options(), generate.Options(temperature=0.8, top_k=40)
 EXAMPLE = "0 1 2 3 4 5 6 7"
 
 
@@ -93,25 +94,19 @@ class SequenceTask:
         """Return what tokenizer.json holds."""
         return {"source": self.source.to_json(), "target": self.target.to_json(), "data": _digest(self.config.pairs)}
 
-    def translate(
-        self, texts: list[str], batch_size: int = 256, beams: int = 1, length_penalty: float = 1.0
-    ) -> list[str]:
-        """Translate texts greedily, or as the best of several beams.
+    def translate(self, texts: list[str], options: generate.Options = GREEDY, batch_size: int = 256) -> list[str]:
+        """Translate texts: greedily, by drawing, or as the best of several beams; text i draws as row i, see `sampler`.
 
-        Raises ValueError for a text that is empty, too long or in unknown tokens, and for beams below 1.
+        Raises ValueError for a text that is empty, too long or in unknown tokens.
         """
-        batch_size = max(1, batch_size // max(beams, 1))
+        batch_size = max(1, batch_size // options.beams)
         rows = [self.encode(text) for text in texts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: less padding
         written: dict[int, str] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             limit = min(self.config.max_length - 1, 2 * len(rows[chosen[-1]]) + 32)
-            sources = self.model, [rows[i] for i in chosen], data.BOS, data.EOS, limit
-            if beams == 1:
-                ids = generate.translate(*sources)
-            else:
-                ids = [best[0].ids for best in generate.beam_translate(*sources, beams, length_penalty)]
+            ids = options.translations(self.model, [rows[i] for i in chosen], data.BOS, data.EOS, limit, chosen)
             written.update({i: self.target.decode(row) for i, row in zip(chosen, ids, strict=True)})
         return [written[i] for i in range(len(rows))]
 
@@ -350,20 +345,14 @@ class LanguageTask:
                 total += ops.cross_entropy(self.model(inputs), targets, reduction="sum").item()
         return total / max(len(ids) - 1, 1)
 
-    def write(
-        self, prompts: list[str], count: int, temperature: float = 0.8, top_k: int = 40, top_p: float = 1.0,
-        seed: int = 0, repetition_penalty: float = 1.0, stop: str = "",
-    ) -> list[str]:  # fmt: skip
-        """Continue prompts, all at once: greedily at temperature 0, else by sampling; before the text `stop` each ends.
+    def write(self, prompts: list[str], count: int, options: generate.Options = DRAWN, stop: str = "") -> list[str]:
+        """Continue prompts, all at once, each with up to `count` tokens; before the text `stop` each ends.
 
-        Raises ValueError for an empty prompt or a setting out of its range; see `generate.sampler`.
+        Raises ValueError for an empty prompt.
         """
-        choose = generate.sampler(temperature or 1.0, top_k, top_p, seed)
         rows, decode = [self.tokenizer.encode(prompt) for prompt in prompts], self.tokenizer.decode
-        written = generate.continue_texts(
-            self.model, rows, count, choose if temperature else generate.greedy, repetition_penalty=repetition_penalty,
-            until=(lambda ids: stop in decode(ids)) if stop else None,
-        )  # fmt: skip
+        until = (lambda ids: stop in decode(ids)) if stop else None
+        written = options.texts(self.model, rows, count, until)
         texts = [decode(ids) for ids in written]
         return [p + (text.split(stop, 1)[0] if stop else text) for p, text in zip(prompts, texts, strict=True)]
 

@@ -202,6 +202,35 @@ def test_translate_searches_with_beams(numbers, call):
     assert all(shorter)
 
 
+def test_generate_searches_with_beams_and_reads_in_chunks(language, call):
+    def write(*options):
+        status, out, err = call("generate", "--model", "l", "--prompt", "the cat", "--tokens", 9, "--json", *options)
+        assert status == 0, err
+        return json.loads(out)["text"]
+
+    greedy, two = write("--temperature", 0), write("--beams", 2, "--length-penalty", 0.5)
+    assert write("--beams", 1, "--temperature", 0) == greedy == write("--temperature", 0, "--chunk", 2)
+    assert two.startswith("the cat") and write("--beams", 2, "--repetition-penalty", 50) != two
+    stop = two[9:11]
+    ended = write("--beams", 1, "--temperature", 0, "--stop", greedy[9:11])
+    assert ended == "the cat" + greedy[7:].split(greedy[9:11])[0]
+    assert stop not in write("--beams", 2, "--length-penalty", 0.5, "--stop", stop)[7:]
+    assert write("--chunk", 3, "--seed", 5) == write("--seed", 5) != greedy
+
+
+def test_translate_draws_and_penalises(numbers, call):
+    def write(*options):
+        status, out, err = call("translate", "--model", "n", "twenty-one", "two", *options)
+        assert status == 0, err
+        return out
+
+    greedy, drawn = write(), write("--temperature", 1, "--seed", 2)
+    assert drawn == write("--temperature", 1, "--seed", 2) != greedy
+    assert write("--temperature", 1, "--top-k", 1) == write("--temperature", 1, "--top-p", 1e-6) == greedy
+    assert write("--repetition-penalty", 50) != greedy
+    assert write("--beams", 3, "--repetition-penalty", 50) != write("--beams", 3)
+
+
 def test_ctrl_c_then_resume(elsewhere):
     options = ["--set=steps=300", "--set=log_every=1", *SMALL[:-1]]
     command = [sys.executable, "-m", "minitransformer.cli", "--out", "r", *options]
@@ -322,6 +351,11 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(case, call, elsewh
         (["translate", "--model", "n", "two", "--beams", "0"], "beams >= 1"),
         (["translate", "--model", "n", "two", "--beams", "2", "--length-penalty", "nan"], "finite length penalty"),
         (["translate", "--model", "n", "two", "--length-penalty", "2"], "write --beams 4"),
+        (
+            ["translate", "--model", "n", "two", "--beams", "2", "--temperature", "1"],
+            "got --beams 2 and --temperature 1.0",
+        ),
+        (["translate", "--model", "n", "two", "--top-k", "5"], "got --top-k 5 and --top-p 1.0 at temperature 0"),
         (["attend", "--model", "n", "two", "--layer", "2"], "layers go from 1 to 1; got 2"),
         (["attend", "--model", "n", "two", "--head", "0"], "heads go from 1 to 2; got 0"),
         (["--out", "n", *SMALL], "n exists and is not empty"),
@@ -341,13 +375,24 @@ def test_bad_input_to_a_trained_run_is_answered_in_one_line(arguments, text, num
     "options, text",
     [
         (["--top-p", "0"], "0 < top_p <= 1; got 40 and 0.0"),
-        (["--top-p", "1.5", "--temperature", "0"], "got 40 and 1.5"),
+        (["--top-p", "1.5", "--temperature", "0"], "got 0 and 1.5"),
         (["--top-k", "-1"], "top_k >= 0"),
-        (["--temperature", "-1"], "temperature >= 0"),
+        (["--temperature", "-1"], "a temperature is >= 0"),
+        (["--temperature", "nan"], "got nan; write --temperature 0.8"),
+        (["--temperature", "0", "--top-p", "0.5"], "where nothing is; write --temperature 0.8, too"),
+        (
+            ["--beams", "2", "--temperature", "0.8"],
+            "beams search and draw nothing; got --beams 2 and --temperature 0.8",
+        ),
+        (["--beams", "2", "--top-k", "4"], "got --top-k 4 and --top-p 1.0 at temperature 0"),
+        (["--length-penalty", "2"], "got --length-penalty 2.0 and one beam; write --beams 4, too"),
+        (["--beams", "0"], "beams >= 1"),
+        (["--chunk", "-1"], "0 for all at once; got -1; write --chunk 64"),
+        (["--seed", "-1"], "a seed is an integer >= 0; got -1"),
         (["--repetition-penalty", "0"], "positive, 1 for none; got 0.0"),
         (["--stop", ""], "leave --stop out"),
         (["--prompt", ""], "a prompt has at least one token"),
-        (["--tokens", "0"], "tokens >= 1"),
+        (["--tokens", "0"], "at least one token; got 0; write --tokens 100"),
     ],
 )
 def test_bad_input_to_a_language_model_is_answered_in_one_line(options, text, language, call):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer import checkpoint, data, tasks
+from minitransformer import checkpoint, data, generate, tasks
 from minitransformer.train import train
 
 SMALL = {"d_model": 16, "d_ff": 32, "heads": 2, "layers": 1, "batch_size": 8}
@@ -159,9 +159,10 @@ def test_a_text_is_trained_on_and_continued(tokens, tmp_path):
     settings = {**SMALL, "steps": 150, "tokens": tokens, "vocab_size": 300, "max_length": 32, "dropout": 0.0}
     task, result = trained("lm", tmp_path / "run", text=str(text), learning_rate=1e-2, **settings)
     assert result["bits_per_byte"] < 1.0  # eight would be chance, and the text repeats itself
-    written = task.write(["the cat "], 30, 0.0)[0]
+    written = task.write(["the cat "], 30, generate.Options())[0]
     assert written.startswith("the cat ") and len(written) > 20
-    assert task.write(["the "], 9, 1.0, 5, seed=3) == task.write(["the "], 9, 1.0, 5, seed=3)
+    drawn = generate.Options(temperature=1.0, top_k=5, seed=3)
+    assert task.write(["the "], 9, drawn) == task.write(["the "], 9, drawn)
     weights, columns, rows = task.attention("the cat sat")
     assert rows == columns and weights["decoder"][0].shape == (2, len(rows), len(rows))
     assert not np.triu(weights["decoder"][0][0], 1).any()
@@ -175,6 +176,18 @@ def test_bits_per_byte_is_the_loss_in_other_units(tmp_path):
     figures = task.evaluate()
     per_token = figures["validation_loss"] / np.log(2)
     assert figures["bits_per_byte"] == pytest.approx(per_token * 8 / 11, rel=0.02)  # 8 characters in 11 bytes
+
+
+def test_a_text_is_drawn_alike_in_batches_of_any_size(tmp_path):
+    """Texts of like lengths are read together, in another order than they came; each draws under its own number."""
+    mt.manual_seed(3)
+    task = tasks.make_task(tasks.make_config("translate", {**SMALL, "pairs": write_pairs(tmp_path / "p.tsv")}))
+    task.model.eval()
+    texts, drawn = [s for s, _ in task.held_out[:5]], generate.Options(temperature=1.0, seed=4)
+    at_once = task.translate(texts, drawn)
+    assert at_once == task.translate(texts, drawn, batch_size=2) == task.translate(texts, drawn, batch_size=1)
+    assert at_once[:2] == task.translate(texts[:2], drawn) and len(set(at_once)) == len(texts)
+    assert at_once != task.translate(texts, generate.Options(temperature=1.0, seed=5))
 
 
 # -- loading ------------------------------------------------------------------------------------------------------

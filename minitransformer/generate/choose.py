@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+
+from .doors import is_number, is_whole, require_seed
 
 
 def greedy(scores: np.ndarray) -> np.ndarray:
@@ -23,8 +24,7 @@ def penalise(scores: np.ndarray, rows: Sequence[Sequence[int]], penalty: float) 
     The paper divides in both cases, which would make a negative score more likely; we do as transformers does.
     Raises ValueError unless penalty > 0. Keskar et al. 2019, arXiv:1909.05858.
     """
-    if not penalty > 0 or penalty == math.inf:
-        raise ValueError(f"a repetition penalty is positive, 1 for none; got {penalty}; write repetition_penalty=1.2")
+    require_penalty(penalty)
     if penalty == 1:
         return scores
     scores = scores.copy()
@@ -34,6 +34,12 @@ def penalise(scores: np.ndarray, rows: Sequence[Sequence[int]], penalty: float) 
     return scores
 
 
+def require_penalty(penalty: float) -> None:
+    """Raise ValueError unless a repetition penalty is a positive number."""
+    if not is_number(penalty) or not penalty > 0:
+        raise ValueError(f"a repetition penalty is positive, 1 for none; got {penalty!r}; write repetition_penalty=1.2")
+
+
 def likeliest(scores: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> np.ndarray:
     """Keep the top_k highest scores, and of their tokens the fewest that have a share of top_p together.
 
@@ -41,9 +47,10 @@ def likeliest(scores: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> np.ndar
 
     top_k=0 and top_p=1 leave out nothing. The likeliest token always stays; tokens that tie with the k-th stay, too.
     The shares are those of the softmax over what top_k has left. Raises ValueError unless top_k ≥ 0 and 0 < top_p ≤ 1.
-    Holtzman et al. 2020, arXiv:1904.09751, where the tokens kept by top_p are called the nucleus.
+    top_k: Fan, Lewis and Dauphin 2018, arXiv:1805.04833. top_p: Holtzman et al. 2019, arXiv:1904.09751, who call the
+    tokens that it keeps the nucleus.
     """
-    _check_kept(top_k, top_p)
+    require_kept(top_k, top_p)
     if 0 < top_k < scores.shape[-1]:
         limit = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
         scores = np.where(scores >= limit, scores, -np.inf)
@@ -58,32 +65,63 @@ def likeliest(scores: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> np.ndar
     return scores
 
 
-def _check_kept(top_k: int, top_p: float) -> None:
-    if top_k < 0 or not 0 < top_p <= 1:
+def require_kept(top_k: int, top_p: float) -> None:
+    """Raise ValueError unless something is kept, and both say how much."""
+    if not is_whole(top_k) or not is_number(top_p) or not 0 < top_p <= 1:
         raise ValueError(
-            f"sampling keeps top_k >= 0 tokens (0: all) and a share 0 < top_p <= 1; got {top_k} and {top_p}; "
+            f"sampling keeps top_k >= 0 tokens (0: all) and a share 0 < top_p <= 1; got {top_k!r} and {top_p!r}; "
             "write top_k=40, top_p=0.9"
         )
 
 
+class Sampler:
+    """What `sampler` returns: a generator for each row, made when the row first draws."""
+
+    def __init__(self, temperature: float, top_k: int, top_p: float, seed: int, rows: Sequence[int] | None):
+        self.temperature, self.top_k, self.top_p, self.seed, self.rows = temperature, top_k, top_p, seed, rows
+        self.generators: dict[int, np.random.Generator] = {}
+
+    def _generator(self, row: int) -> np.random.Generator:
+        number = row if self.rows is None else int(self.rows[row])
+        if number not in self.generators:
+            self.generators[number] = np.random.default_rng((self.seed, number))
+        return self.generators[number]
+
+    def __call__(self, scores: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Draw a token for each row.    scores: (B, V), rows: which of the batch they are, all unless told → (B,)"""
+        rows = range(len(scores)) if rows is None else rows
+        if self.rows is not None and max(rows, default=-1) >= len(self.rows):
+            raise ValueError(
+                f"rows has a number for each row of the batch; got {len(self.rows)} for at least {max(rows) + 1}; "
+                f"write rows=range({max(rows) + 1})"
+            )
+        scores = likeliest(scores.astype("float64") / self.temperature, self.top_k, self.top_p)
+        noise = np.array([self._generator(row).exponential(size=scores.shape[1]) for row in rows])
+        # argmax(scores + Gumbel noise) is a draw from softmax(scores)
+        return (scores - np.log(noise.reshape(scores.shape))).argmax(axis=-1)
+
+
 def sampler(
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
-) -> Callable[[np.ndarray], np.ndarray]:
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, rows: Sequence[int] | None = None
+) -> Sampler:
     """Return a chooser that draws from softmax(scores / temperature), among the `likeliest` by top_k and top_p.
 
     scores: (B, V) → (B,)
 
-    In this order: temperature, top_k, top_p, as transformers does it. The same seed and scores give the same draws.
-    Raises ValueError unless temperature > 0, top_k ≥ 0 and 0 < top_p ≤ 1.
+    In this order: temperature, top_k, top_p, as transformers does it.
+
+    rows: the number of each row of a batch, 0, 1, 2, ... unless told. A row draws from a generator of its own, named
+    by the seed and its number. So it draws what it would draw alone under that number, whatever the other rows are and
+    wherever they stop: what sampler(seed=3) writes for the third prompt of a batch, sampler(seed=3, rows=[2]) writes
+    for this prompt alone. A chooser that is used again goes on in its streams.
+
+    Raises ValueError unless temperature > 0, top_k ≥ 0 and 0 < top_p ≤ 1, for a seed or a number that is no integer
+    ≥ 0, and for numbers that come twice.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"sampling needs temperature > 0; got {temperature}; write temperature=0.8")
-    _check_kept(top_k, top_p)
-    rng = np.random.default_rng(seed)
-
-    def choose(scores: np.ndarray) -> np.ndarray:
-        scores = likeliest(scores.astype("float64") / temperature, top_k, top_p)
-        # argmax(scores + Gumbel noise) is a draw from softmax(scores)
-        return (scores - np.log(rng.exponential(size=scores.shape))).argmax(axis=-1)
-
-    return choose
+    if not is_number(temperature) or not temperature > 0:
+        raise ValueError(f"sampling needs temperature > 0; got {temperature!r}; write temperature=0.8")
+    require_kept(top_k, top_p)
+    require_seed(seed)
+    if rows is not None and (not all(map(is_whole, rows)) or len(set(rows)) < len(rows)):
+        raise ValueError(f"rows are different integers >= 0, one for each row; got {rows!r}; write rows=[0, 1, 2]")
+    return Sampler(temperature, top_k, top_p, seed, rows)

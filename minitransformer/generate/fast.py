@@ -3,6 +3,8 @@
 Which those are is found out here, by the exact types of the modules: a layer of your own, a module that is trained
 just now, another dtype or a GPU are read by the book. Weights are looked up, and q, k and v joined, each time a text is
 begun, since a step of training may have changed them in between.
+
+The beginning of a single text, if it is short, is read in the same way: there, too, calls cost more than arithmetic.
 """
 
 from __future__ import annotations
@@ -221,6 +223,7 @@ class Fast:
         if not isinstance(model.positions, nn.NoPositions):
             learned = isinstance(model.positions, nn.LearnedPositions)
             self.table = model.positions.weight.data if learned else model.positions.table.astype("float32")
+        self.looks = [(layer.self_attention.positions, layer.self_attention.window) for layer in layers]
         self.mask = memory_mask
         self.padding = padding if padding is not None and padding.any() else None
         self._hide()
@@ -239,16 +242,31 @@ class Fast:
         self.mask = None if self.mask is None else self.mask[rows]
         self._hide()
 
-    def scores(self, ids: np.ndarray) -> np.ndarray:
-        """Read a token for each row and score the one that follows.    (B,) → (B, V)"""
-        place, one = self.caches[0].past.length, len(ids) == 1
-        x = self.embedding[ids[0] if one else ids]
+    def _embedded(self, ids: Any, places: Any) -> np.ndarray:
+        """Return what the layers read.    ids: one or several, places: theirs → (D,) or (B, D)"""
+        x = self.embedding[ids]
         if self.scale is not None:
             x = x * self.scale
         if self.table is not None:
-            x = x + (self.table[place] if self.padding is None else self.table[place - self.padding])
-        if self.mean_of is not None:
-            x = x - x.dot(self.mean_of)[..., None]
+            x = x + self.table[places]
+        return x if self.mean_of is None else x - x.dot(self.mean_of)[..., None]
+
+    def begins(self, tokens: int) -> bool:
+        """Tell whether a text of so many tokens, or its beginning, can be read here: `begin`."""
+        plain = all(isinstance(p, nn.RotaryPositions | None) and not window for p, window in self.looks)
+        return plain and tokens <= FEW
+
+    def begin(self, ids: np.ndarray) -> np.ndarray:
+        """Read the first tokens of a single text all at once and score the one that follows.    (T,) → (1, V)"""
+        x = self._embedded(ids, slice(0, len(ids)))
+        ahead = np.triu(np.full((len(ids), len(ids)), -np.inf, dtype=np.float32), 1)
+        with _calm(len(ids), self.in_cache):
+            return self.output(self.stack.step(x, self.caches, decoding.Now(0, ahead=ahead))[-1]).reshape(1, -1)
+
+    def scores(self, ids: np.ndarray) -> np.ndarray:
+        """Read a token for each row and score the one that follows.    (B,) → (B, V)"""
+        place = self.caches[0].past.length
+        x = self._embedded(ids[0] if len(ids) == 1 else ids, place if self.padding is None else place - self.padding)
         with _calm(len(ids), self.in_cache):
             now = decoding.Now(place, self.hidden, self.hidden_memory)
             return self.output(self.stack.step(x, self.caches, now)).reshape(len(ids), -1)

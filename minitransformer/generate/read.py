@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import backend
 from ..tensor import as_array
+from .doors import require_chunk
 from .fast import Fast, calm, fits
 
 
@@ -69,14 +70,13 @@ class Texts(_Rows):
     each row counts positions from its own first token: it gets the scores that it would get alone.
     chunk: how many columns are read at once, 0 for all; fewer take less memory.
     Once the longest row has outgrown max_length, the last max_length tokens of each row are read anew for each token:
-    the window moves, and positions with it. Raises ValueError for an empty prompt or a chunk below 0.
+    the window moves, and positions with it. Raises ValueError for an empty prompt, or a chunk that is no integer ≥ 0.
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], cached: bool = True, chunk: int = 0):
         if any(not len(prompt) for prompt in prompts):
             raise ValueError("a prompt has at least one token; got an empty one; write --prompt 'The '")
-        if chunk < 0:
-            raise ValueError(f"a chunk has at least one token, or is 0 for all at once; got {chunk}; write chunk=64")
+        require_chunk(chunk)
         self.model, self.window, self.cached, self.chunk = model, model.config.max_length, cached, chunk
         self.rows, self.begin = [list(prompt) for prompt in prompts], [len(prompt) for prompt in prompts]
         self.padding, self.read = np.zeros(len(prompts), dtype=int), 0
@@ -98,11 +98,16 @@ class Texts(_Rows):
             ids, self.padding = columns(self.rows)
         else:
             ids = np.array([row[-1:] for row in self.rows])
+        if begins and len(ids) == 1 and not self.chunk and fits(self.model):
+            self.fast = Fast(self.model, self.caches)
+            if self.fast.begins(ids.shape[1]):
+                self.read = ids.shape[1]
+                return self.fast.begin(ids[0])
         step = self.chunk or ids.shape[1]
         for first in range(0, ids.shape[1], step):
             scores = self._read(ids[:, first : first + step])
         self.read += ids.shape[1]
-        if begins and fits(self.model):
+        if begins and self.fast is None and fits(self.model):
             self.fast = Fast(self.model, self.caches, self.padding)
         return scores
 

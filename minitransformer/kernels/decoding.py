@@ -43,6 +43,7 @@ class Now(NamedTuple):
     place: int  # how many tokens stand before this one
     hidden: Array | None = None  # (B, 1, 1, max_length): −∞ where a key only pads, else 0
     hidden_memory: Array | None = None  # (B, 1, 1, S), of the source
+    ahead: Array | None = None  # (T, T): −∞ where a token would look ahead; x is then the T tokens that begin one text
 
 
 Sublayer = Callable[[Array, Any, Now], Array]
@@ -133,8 +134,8 @@ class Turns(NamedTuple):
     first: slice
     second: slice
 
-    def turn(self, x: Array, place: int) -> None:
-        """Rotate pairs by the angles of a place, as `ops.rotary` does.    x: (B, H, 1, K), written into"""
+    def turn(self, x: Array, place: int | slice) -> None:
+        """Rotate pairs by the angles of a place, or of T, as `ops.rotary` does.    x: (B, H, T, K), written into"""
         a, b = x[..., self.first], x[..., self.second]
         sin = self.sin[place]
         up, down = a * sin, b * sin
@@ -149,11 +150,22 @@ def self_attention(
     """Return self-attention with a cache.    x: (D,) or (B, D) → the same shape
 
     taken: x ↦ q/√K, k and v side by side; out: the last projection. distance: (G, N, S), what is added to the scores
-    for the distances S − 1, ..., 1, 0.
+    for the distances S − 1, ..., 1, 0. Without it, the tokens that begin a text can be read all at once: x is (T, D).
     """
     width = heads + 2 * kv_heads
 
+    def begin(x: Array, cache: Any, ahead: Array) -> Array:
+        each = taken(x).reshape(1, len(x), width, -1).swapaxes(1, 2)
+        if turns is not None:
+            turns.turn(each[:, :-kv_heads], slice(0, len(x)))
+        k, v = cache.past.put(each[:, heads:-kv_heads], each[:, -kv_heads:])
+        q = each[:, :heads].reshape(1, kv_heads, heads // kv_heads, len(x), -1)
+        y = attend(q, k[:, :, None], v[:, :, None], ahead)
+        return out(y.reshape(heads, len(x), -1).swapaxes(0, 1).reshape(x.shape))
+
     def sublayer(x: Array, cache: Any, now: Now) -> Array:
+        if now.ahead is not None:
+            return begin(x, cache, now.ahead)
         each = taken(x).reshape(1 if x.ndim == 1 else len(x), width, 1, -1)
         if turns is not None:
             turns.turn(each[:, :-kv_heads], now.place)
@@ -195,7 +207,7 @@ class Stack(NamedTuple):
     norm: OF_X | None
 
     def step(self, x: Array, caches: Any, now: Now) -> Array:
-        """Take one token of each row through all layers.    x: (D,) or (B, D) → the same shape
+        """Take one token of each row, or the first T of one text, through all layers.    x: (D,) or (B, D) → the same
 
         The caches, one for each layer, get its keys and values.
         """

@@ -63,6 +63,8 @@ def linear_cross_entropy(
     In nats per token. The logits of N tokens are N·V numbers, and the plain loss keeps several such arrays; here there
     are chunk·V at a time, made once more in the backward pass, for a third product of matrices more. Arguments are
     those of `cross_entropy`. Raises ValueError for shapes and settings, IndexError for a target outside 0 … V − 1.
+    Losses in chunks are common practice, of no one paper. Wijmans et al. 2024, arXiv:2411.09009, go further: their
+    kernels keep no logits in the memory of a GPU at all.
     """
     if x.shape[:-1] != target.shape or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         came = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, target {tuple(target.shape)}"

@@ -132,10 +132,8 @@ def test_translations_of_a_batch_are_those_of_each_alone_with_and_without_a_cach
     assert generate.beam_translate(model, [], BOS, EOS, 12) == []
 
 
-@pytest.mark.parametrize("beams", [1, 2, 4, 5])
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.5, -1.0])
-@pytest.mark.parametrize("end", [None, 8])
-def test_beams_are_those_of_transformers(beams, length_penalty, end, torch, transformers):
+def both_models(torch, transformers, end):
+    """Return a GPT-2 of transformers and ours, with the same weights."""
     config = transformers.GPT2Config(
         vocab_size=23, n_positions=24, n_embd=16, n_layer=2, n_head=4, n_inner=24, resid_pdrop=0, embd_pdrop=0,
         attn_pdrop=0, bos_token_id=None, eos_token_id=end, pad_token_id=0,
@@ -146,20 +144,80 @@ def test_beams_are_those_of_transformers(beams, length_penalty, end, torch, tran
         theirs.transformer.wte.weight *= 2
     model = GPT2(GPT2Config(23, 24, 16, 4, 2, 24, 0.0)).eval()
     model.load_state_dict(gpt2_state(theirs))
+    return theirs, model
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.5, -1.0])
+@pytest.mark.parametrize("end", [None, 8])
+def test_beams_are_those_of_transformers(beams, length_penalty, end, torch, transformers):
+    theirs, model = both_models(torch, transformers, end)
+    agree_with_transformers(theirs, model, torch, end, beams, length_penalty)
+
+
+@pytest.mark.parametrize("beams", [2, 3, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("repetition_penalty", [0.8, 1.3, 2.0])
+@pytest.mark.parametrize("end", [None, 8])
+def test_beams_with_a_repetition_penalty_are_those_of_transformers(
+    beams, length_penalty, repetition_penalty, end, torch, transformers
+):
+    theirs, model = both_models(torch, transformers, end)
+    agree_with_transformers(theirs, model, torch, end, beams, length_penalty, repetition_penalty)
+
+
+def agree_with_transformers(theirs, model, torch, end, beams, length_penalty, repetition_penalty=1.0):
     prompts = np.random.default_rng(0).integers(1, 23, (4, 5))
     wanted = theirs.generate(
         torch.tensor(prompts), attention_mask=torch.ones(4, 5, dtype=torch.long), num_beams=beams, max_new_tokens=12,
         length_penalty=length_penalty, early_stopping="never", do_sample=False, num_return_sequences=beams,
-        return_dict_in_generate=True, output_scores=True,
+        return_dict_in_generate=True, output_scores=True, repetition_penalty=repetition_penalty,
     )  # fmt: skip
-    found = generate.beam_texts(model, prompts.tolist(), 12, beams, length_penalty, set() if end is None else {end})
+    found = generate.beam_texts(
+        model, prompts.tolist(), 12, beams, length_penalty, set() if end is None else {end},
+        repetition_penalty=repetition_penalty,
+    )  # fmt: skip
     rows = wanted.sequences[:, 5:].tolist()
     rows = [row[: row.index(end)] if end in row else row for row in rows]
     assert [text.ids for texts in found for text in texts] == rows
     if beams > 1:
         scores = [text.score for texts in found for text in texts]
         np.testing.assert_allclose(scores, wanted.sequences_scores.numpy(), rtol=1e-4)
-    assert end is None or any(len(row) < 12 for row in rows)
+    assert end is None or repetition_penalty > 1 or any(len(row) < 12 for row in rows)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_a_penalised_translation_is_scored_as_its_tokens_are(penalty):
+    """Beside the definition: ln p of each token, times the penalty if the target has it already."""
+    model, source = translator(), [4, 7, 7, 5]
+    (found,) = generate.beam_translate(model, [source], BOS, EOS, 9, 3, 1.0, repetition_penalty=penalty)
+    for text in found:
+        ids = [BOS, *text.ids] if len(text.ids) == 9 else [BOS, *text.ids, EOS]
+        scores = model(mt.tensor(np.array([source])).data, mt.tensor(np.array([ids[:-1]])).data).numpy()
+        shares = ops.log_softmax(mt.tensor(scores.astype("float64"))).numpy()[0]
+        each = [shares[i, t] * (penalty if t in ids[: i + 1] else 1) for i, t in enumerate(ids[1:])]
+        assert text.score == pytest.approx(np.mean(each), rel=1e-4)
+    assert len(found) == 3
+
+
+def test_more_tokens_can_end_a_translation():
+    model, source = translator(), [4, 7, 7, 5]
+    (free,) = generate.translate(model, [source], BOS, EOS, 9)
+    stop = free[2]
+    assert generate.translate(model, [source], BOS, EOS, 9, stop={stop}) == [free[: free.index(stop)]]
+    (found,) = generate.beam_translate(model, [source], BOS, EOS, 9, beams=1, stop=[stop])
+    assert found[0].ids == free[: free.index(stop)]
+
+
+def test_a_text_of_a_search_ends_where_told():
+    """At a token of `stop`, which is left out, or once `until` is true, with what made it true: the same searches."""
+    model, stop = language(), {6, 3}
+    for beams in (1, 2, 5):
+        stopped = generate.beam_texts(model, PROMPTS, 9, beams, stop=stop)
+        told = generate.beam_texts(model, PROMPTS, 9, beams, until=lambda ids: ids[-1] in stop)
+        for a, b in zip(sum(stopped, []), sum(told, []), strict=True):
+            assert a.score == pytest.approx(b.score) and a.ids == [t for t in b.ids if t not in stop]
+    assert any(len(text.ids) < 9 for texts in stopped for text in texts)
 
 
 @pytest.mark.parametrize(

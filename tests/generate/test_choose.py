@@ -7,12 +7,15 @@ import pytest
 
 from minitransformer import generate
 
-DRAWS = 40_000
+ROWS, DRAWS = 40, 40_000
 SHARES = np.array([0.5, 0.3, 0.15, 0.05])
 
 
 def frequencies(choose, shares=SHARES):
-    return np.bincount(choose(np.tile(np.log(shares), (DRAWS, 1))), minlength=len(shares)) / DRAWS
+    """Return how often each is drawn, by several rows that draw many times."""
+    scores = np.tile(np.log(shares), (ROWS, 1))
+    drawn = np.concatenate([choose(scores) for _ in range(DRAWS // ROWS)])
+    return np.bincount(drawn, minlength=len(shares)) / DRAWS
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,27 @@ def test_a_seed_names_the_draws(rng):
     draws = [[choose(scores).tolist() for _ in range(4)] for choose in (first, second, other)]
     assert draws[0] == draws[1] != draws[2]
     assert draws[0][0] != draws[0][1], "a chooser goes on in its stream"
+
+
+def test_a_row_draws_what_it_draws_alone_under_its_number(rng):
+    """Whoever else is there, in whatever order, and whoever has left."""
+    scores = rng.standard_normal((6, 4, 50))
+    together = generate.sampler(seed=3)
+    drawn = np.array([together(step) for step in scores])
+    for row in range(4):
+        alone = generate.sampler(seed=3, rows=[row])
+        assert [int(alone(step[row : row + 1])[0]) for step in scores] == drawn[:, row].tolist()
+    some = generate.sampler(seed=3)
+    for step, wanted, rows in zip(scores, drawn, [[0, 1, 2, 3], [3, 1], [1, 3], [3, 1], [1], [1]], strict=True):
+        np.testing.assert_array_equal(some(step[rows], rows), wanted[rows])
+    numbered = generate.sampler(seed=3, rows=[2, 0])
+    np.testing.assert_array_equal(numbered(scores[0, [2, 0]]), drawn[0, [2, 0]])
+
+
+def test_rows_with_the_same_scores_draw_each_for_itself():
+    drawn = generate.sampler(seed=1)(np.zeros((200, 50)))
+    assert len(set(drawn.tolist())) > 40
+    assert generate.sampler()(np.zeros((0, 50))).shape == (0,)
 
 
 def processed(torch, processors, scores, ids=None):
@@ -106,9 +130,22 @@ def test_large_and_small_scores_are_no_trouble(scale, rng):
         (lambda: generate.sampler(float("inf")), "temperature > 0; got inf"),
         (lambda: generate.sampler(top_k=-1), "top_k >= 0 .* got -1 and 1.0; write top_k=40"),
         (lambda: generate.sampler(top_p=0.0), "0 < top_p <= 1; got 0 and 0.0"),
+        (lambda: generate.sampler("a"), "temperature > 0; got 'a'"),
+        (lambda: generate.sampler(top_k=1.5), "got 1.5 and 1.0"),
+        (lambda: generate.sampler(top_p="a"), "got 0 and 'a'"),
+        (lambda: generate.sampler(top_p=float("nan")), "got 0 and nan"),
+        (lambda: generate.sampler(seed=-1), "a seed is an integer >= 0; got -1; write seed=1"),
+        (lambda: generate.sampler(seed=0.5), "got 0.5; write seed=1"),
+        (lambda: generate.sampler(rows=[1, 1]), "rows are different integers >= 0.*got .1, 1.; write rows="),
+        (lambda: generate.sampler(rows=[-1]), "rows are different integers"),
+        (
+            lambda: generate.sampler(rows=[7])(np.zeros((3, 5))),
+            "a number for each row of the batch; got 1 for at least 3",
+        ),
         (lambda: generate.likeliest(np.zeros((1, 3)), top_p=1.5), "0 < top_p <= 1; got 0 and 1.5"),
         (lambda: generate.penalise(np.zeros((1, 3)), [[0]], 0.0), "positive, 1 for none; got 0.0"),
         (lambda: generate.penalise(np.zeros((1, 3)), [[0]], float("nan")), "got nan"),
+        (lambda: generate.penalise(np.zeros((1, 3)), [[0]], "a"), "got 'a'; write repetition_penalty=1.2"),
     ],
 )
 def test_misuse_is_named(act, text):

@@ -101,6 +101,53 @@ def test_translations_are_scored_as_by_the_book(positions, kv_heads, norm, act, 
         agree(lambda sources=sources: Translations(model, sources, 1))
 
 
+@pytest.mark.parametrize("length", [1, 2, 17, 40])
+@pytest.mark.parametrize(
+    "positions, kv_heads, pairing",
+    [("learned", 0, ""), ("none", 2, ""), ("rotary", 1, "halves"), ("rotary", 2, "neighbours")],
+)
+def test_the_beginning_of_a_text_is_read_at_once_as_by_the_book(
+    positions, kv_heads, pairing, length, where, rng, monkeypatch
+):
+    """Its scores, and the keys and values that it leaves behind; and the book is not asked."""
+    options = {"rotary_pairing": pairing} if pairing else {}
+    model, prompt = language(positions, kv_heads, **options), rng.integers(0, 29, length).tolist()
+    with mt.no_grad():
+        book, quick = Texts(model, [prompt]), Texts(model, [prompt])
+        with mt.use_kernels(False):
+            wanted = book.scores()
+        monkeypatch.setattr(GPT2, "forward", None)
+        found = quick.scores()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
+    assert quick.read == length and found.dtype == "float32"
+    for a, b in zip(quick.caches, book.caches, strict=True):
+        assert a.past.length == length
+        for ours, theirs in zip(a.past.arrays(), b.past.arrays(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    "options, prompts, chunk",
+    [
+        ({"positions": "alibi"}, [[4, 2, 7]], 0), ({"positions": "relative"}, [[4, 2, 7]], 0),
+        ({"window": 2}, [[4, 2, 7]], 0), ({}, [[4, 2, 7], [9, 1, 1]], 0), ({}, [[4, 2, 7]], 2),
+        ({}, [[4, 2, 7] * 10], 0),
+    ],
+)  # fmt: skip
+def test_other_beginnings_are_read_by_the_book(options, prompts, chunk, monkeypatch):
+    """Where distances count, several texts, chunks, a long one; what follows is read fast all the same."""
+    monkeypatch.setattr(fast, "FEW", 29)
+    asked, real = [], GPT2.forward
+
+    def forward(self, ids, *args, **kwargs):
+        asked.append(ids.shape[1])
+        return real(self, ids, *args, **kwargs)
+
+    monkeypatch.setattr(GPT2, "forward", forward)
+    written = generate.continue_texts(language(**options), prompts, 5, chunk=chunk)
+    assert sum(asked) == len(prompts[0]) and [len(text) for text in written] == [5] * len(prompts)
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_every_activation_is_that_of_the_book(act):
     agree(lambda: Texts(language(act=act), [[1, 2], [3, 4], [5, 6]]))

@@ -57,6 +57,38 @@ def test_a_seed_names_the_draw(language):
     assert write(3) == write(3) != write(4)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_a_prompt_draws_depends_on_its_number_and_on_no_other_prompt(cached):
+    """With and without others, also when they stop earlier; the number of a prompt alone is told by rows."""
+    model = spread()
+
+    def alone(row, **options):
+        choose = generate.sampler(1.5, top_k=8, seed=3, rows=[row])
+        return generate.continue_text(model, PROMPTS[row], 15, choose, **options)
+
+    def together(**options):
+        choose = generate.sampler(1.5, top_k=8, seed=3)
+        return generate.continue_texts(model, PROMPTS, 15, choose, cached=cached, **options)
+
+    free = together()
+    assert free == [alone(row) for row in range(len(PROMPTS))]
+    assert free == together() and len({tuple(text) for text in free}) == len(PROMPTS)
+    stop = {free[0][2], free[3][5]}
+    stopped = together(stop=stop)
+    assert stopped == [alone(row, stop=stop) for row in range(len(PROMPTS))]
+    assert len({len(text) for text in stopped}) > 2, "some stop before others"
+    same = generate.continue_texts(model, [[4, 2]] * 3, 15, generate.sampler(1.5, seed=3))
+    assert len({tuple(text) for text in same}) == 3, "one prompt in several rows is continued in several ways"
+
+
+def test_a_source_draws_what_it_draws_alone_under_its_number(model):
+    sources, drawn = [[4, 7, 7, 5], [9], [3, 3, 3, 3, 3, 3, 8]], []
+    for rows in ([0, 1, 2], [2], [1, 0]):
+        choose = generate.sampler(2.0, seed=5, rows=rows)
+        drawn.append(generate.translate(model, [sources[row] for row in rows], BOS, EOS, 9, choose))
+    assert drawn[1] == drawn[0][2:] and drawn[2] == [drawn[0][1], drawn[0][0]]
+
+
 def test_a_text_grows_beyond_the_context_and_stops_where_told(language):
     written = generate.continue_text(language, [1, 2, 3], 20)
     assert len(written) == 20 and all(0 <= t < 11 for t in written)

@@ -43,17 +43,68 @@ def test_no_positions_add_nothing(rng):
 
 
 # -- positions that act in attention ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("scaling", [1.0, 4.0])
-def test_rotary_agrees_with_llama(scaling, transformers, torch, rng):
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+def same_value_and_gradient(ours, theirs, x, torch, rng):
+    """Compare two functions of one array, and the gradients of both for one cotangent."""
+    mine, other = mt.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    y, wanted = ours(mine), theirs(other)
+    g = rng.standard_normal(y.shape)
+    y.backward(g)
+    wanted.backward(torch.tensor(g))
+    np.testing.assert_allclose(y.numpy(), wanted.detach().numpy(), atol=2e-6)  # their angles are float32
+    np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), atol=2e-6)
 
-    x = rng.standard_normal((2, 3, 7, 8)).astype("float32")
-    positions = torch.arange(7).float() / scaling
-    angle = positions[:, None] * 10000.0 ** (-torch.arange(0, 8, 2).float() / 8)
-    twice = torch.cat([angle, angle], dim=-1)[None]
-    expected, _ = apply_rotary_pos_emb(torch.tensor(x), torch.tensor(x), twice.cos(), twice.sin())
-    ours = nn.RotaryPositions(8, 9, scaling=scaling)(mt.tensor(x))
-    np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-5)
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("scaling", [1.0, 4.0, 2.5])
+def test_rotary_is_llamas_scaled_too(scaling, start, transformers, torch, rng):
+    from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+    kind = {"rope_type": "default"} if scaling == 1 else {"rope_type": "linear", "factor": scaling}
+    config = LlamaConfig(
+        hidden_size=24, num_attention_heads=3, max_position_embeddings=16, rope_parameters={**kind, "rope_theta": 500.0}
+    )
+    rotary, positions = LlamaRotaryEmbedding(config), torch.arange(start, start + 7)[None]
+
+    def theirs(x):
+        return apply_rotary_pos_emb(x, x, *rotary(x, positions))[0]
+
+    ours = nn.RotaryPositions(8, 16, base=500.0, scaling=scaling)
+    same_value_and_gradient(lambda x: ours(x, start), theirs, rng.standard_normal((2, 3, 7, 8)), torch, rng)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_neighbours_turn_as_in_gpt_j(start, transformers, torch, rng):
+    from transformers.models.gptj.modeling_gptj import GPTJConfig, GPTJRotaryEmbedding, apply_rotary_pos_emb
+
+    rotary = GPTJRotaryEmbedding(GPTJConfig(n_embd=24, n_head=3, rotary_dim=8, n_positions=16))
+
+    def theirs(x):  # their heads stand behind the positions
+        x = x.transpose(1, 2)
+        return apply_rotary_pos_emb(x, *rotary(x, torch.arange(start, start + 7)[None])).transpose(1, 2)
+
+    ours = nn.RotaryPositions(8, 16, pairing="neighbours")
+    same_value_and_gradient(lambda x: ours(x, start), theirs, rng.standard_normal((2, 3, 7, 8)), torch, rng)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_halves_turn_as_in_gpt_neox(start, transformers, torch, rng):
+    from transformers.models.gpt_neox.modeling_gpt_neox import (
+        GPTNeoXConfig,
+        GPTNeoXRotaryEmbedding,
+        apply_rotary_pos_emb,
+    )
+
+    turned = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    config = GPTNeoXConfig(
+        hidden_size=24, num_attention_heads=3, max_position_embeddings=16, rotary_pct=1.0, rope_parameters=turned
+    )
+    rotary, positions = GPTNeoXRotaryEmbedding(config), torch.arange(start, start + 7)[None]
+
+    def theirs(x):
+        return apply_rotary_pos_emb(x, x, *rotary(x, positions))[0]
+
+    ours = nn.RotaryPositions(8, 16)
+    same_value_and_gradient(lambda x: ours(x, start), theirs, rng.standard_normal((2, 3, 7, 8)), torch, rng)
 
 
 def test_the_papers_pairing_is_llamas_with_the_numbers_in_another_order(rng):
@@ -104,6 +155,55 @@ def test_the_bias_of_alibi_grows_with_distance():
     bias = ops.by_distance(nn.AlibiBias(2)(3, 4, np.ones(1, "float32")), queries=3)
     assert bias.dtype == np.float32
     np.testing.assert_allclose(bias[0], -(2.0**-4) * np.array([[1, 0, 1, 2], [2, 1, 0, 1], [3, 2, 1, 0]]))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6, 8, 12])
+def test_what_alibi_does_to_weights_is_what_it_does_in_bloom(heads, transformers, torch, rng):
+    """Theirs is slope·j, ours −slope·(i − j): a number for the whole row, which no softmax sees. Gradients by q·k."""
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    real = np.arange(9) >= np.array([[0], [3]])  # the second row is padded at its left
+    look = np.tril(np.ones((9, 9), dtype=bool)) & real[:, None, None, :]
+    look |= np.eye(9, dtype=bool)  # what pads looks at itself
+    alibi = build_alibi_tensor(torch.tensor(real), heads, torch.float64).reshape(2, heads, 1, 9)
+    scores = rng.standard_normal((2, heads, 9, 9))
+    mine, other = mt.tensor(scores, requires_grad=True), torch.tensor(scores, requires_grad=True)
+    hidden = np.where(look, 0.0, -1e30)
+    bias = ops.by_distance(nn.AlibiBias(heads)(9, 9, mine.data), queries=9)
+    ours = ops.softmax(mine + bias + mt.tensor(hidden))
+    theirs = torch.softmax(other + alibi + torch.tensor(hidden), dim=-1)
+    g = rng.standard_normal(scores.shape)
+    ours.backward(g)
+    theirs.backward(torch.tensor(g))
+    np.testing.assert_allclose(ours.numpy(), theirs.detach().numpy(), atol=1e-6)  # their slopes are float32
+    np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), atol=1e-6)
+    plain = torch.softmax(torch.tensor(scores + hidden), dim=-1).numpy()
+    assert np.abs(ours.numpy() - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("queries, keys", [(9, 9), (40, 40), (4, 30), (1, 30)])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_learned_bias_is_t5s_and_so_is_the_gradient_of_its_table(
+    bidirectional, queries, keys, transformers, torch, rng
+):
+    from transformers.models.t5.modeling_t5 import T5Attention, T5Config
+
+    config = T5Config(
+        d_model=12, d_kv=4, num_heads=3, relative_attention_num_buckets=8, relative_attention_max_distance=20,
+        is_decoder=not bidirectional,
+    )  # fmt: skip
+    theirs = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).double()
+    ours = nn.RelativeBias(3, 8, 20, bidirectional).to("float64")
+    ours.load_state_dict({"weight": rng.standard_normal((8, 3))})
+    with torch.no_grad():
+        theirs.relative_attention_bias.weight.copy_(torch.tensor(ours.weight.numpy()))
+    bias = ops.by_distance(ours(queries, keys), queries=queries)
+    wanted = theirs.compute_bias(queries, keys, past_seen_tokens=keys - queries)[0]
+    g = rng.standard_normal((3, queries, keys))
+    bias.backward(g)
+    wanted.backward(torch.tensor(g))
+    np.testing.assert_array_equal(bias.numpy(), wanted.detach().numpy())
+    np.testing.assert_allclose(ours.weight.grad.numpy(), theirs.relative_attention_bias.weight.grad.numpy(), atol=1e-12)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

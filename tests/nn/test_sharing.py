@@ -102,8 +102,23 @@ def test_normed_attention_is_qwens(transformers, torch, rng):
     x = rng.standard_normal((2, 7, D))
     places = Qwen3RotaryEmbedding(config)(torch.tensor(x), torch.arange(7)[None])
     mask = torch.full((7, 7), -torch.inf, dtype=torch.float64).triu(1)[None, None]
-    expected = theirs(torch.tensor(x), tuple(p.double() for p in places), mask)[0]
-    np.testing.assert_allclose(ours(x, causal=True).numpy(), expected.detach().numpy(), atol=1e-6)
+    pairs = {mine: getattr(theirs, other) for mine, other in names.items()}
+    given = mt.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    expected = theirs(given[1], tuple(p.double() for p in places), mask)[0]
+    same_gradients(ours, pairs, ours(given[0], causal=True), expected, given, torch, 2e-6)  # their angles are float32
+
+
+def same_gradients(ours, pairs, y, expected, given, torch, tolerance):
+    """Compare what two modules gave, and the gradients of their input and of all parameters, by the names of ours."""
+    g = np.random.default_rng(7).standard_normal(y.shape)
+    y.backward(g)
+    expected.backward(torch.tensor(g))
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), atol=tolerance)
+    np.testing.assert_allclose(given[0].grad.numpy(), given[1].grad.numpy(), atol=10 * tolerance)
+    for name, parameter in ours.named_parameters():
+        module, kind = name.rsplit(".", 1)
+        wanted = getattr(pairs[module], kind).grad.numpy()
+        np.testing.assert_allclose(parameter.grad.numpy(), wanted, atol=10 * tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("act, theirs", [("swiglu", "silu"), ("geglu", "gelu")])
@@ -119,7 +134,8 @@ def test_a_gated_feed_forward_is_llamas(act, theirs, transformers, torch, rng):
         {f"{n}.{w}": getattr(m, w).detach().numpy() for n, m in pairs.items() for w in ("weight", "bias")}
     )
     x = rng.standard_normal((2, 3, 6))
-    np.testing.assert_allclose(ours(x).numpy(), mlp(torch.tensor(x)).detach().numpy(), atol=1e-12)
+    given = mt.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    same_gradients(ours, pairs, ours(given[0]), mlp(given[1]), given, torch, 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["dense", "blockwise", "auto"])
