@@ -27,7 +27,7 @@ def _attention(
     causal: bool, window: int = 0,
 ) -> Made:  # fmt: skip
     mask = _allowed(q, k, mask, causal, window)
-    scores = xp.matmul(q, k.swapaxes(-1, -2)) * scale
+    scores = xp.matmul(q * scale, k.swapaxes(-1, -2))  # scaled first: q·kᵀ alone might leave half precision
     p = softmax(scores if bias is None else scores + bias, mask=mask)
     mixed = p if kept is None else p * kept  # kept: 0, or 1/(1 − dropout)
 
@@ -36,8 +36,8 @@ def _attention(
         g_p = xp.matmul(g, v.swapaxes(-1, -2))
         g_p = g_p if kept is None else g_p * kept
         g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True))
-        g_q = xp.matmul(g_scores, k) * scale
-        g_k = xp.matmul(g_scores.swapaxes(-1, -2), q) * scale
+        g_q = xp.matmul(g_scores, k * scale)
+        g_k = xp.matmul(g_scores.swapaxes(-1, -2), q * scale)
         g_bias = None if bias is None else sum_to(g_scores, bias.shape)
         return sum_to(g_q, q.shape), sum_to(g_k, k.shape), sum_to(g_v, v.shape), None, None, g_bias
 
@@ -111,7 +111,7 @@ def attention_weights(
     The arguments are those of `scaled_dot_product_attention`.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = q @ k.swapaxes(-1, -2) * scale
+    scores = (q * scale) @ k.swapaxes(-1, -2)
     bias = _total_bias(bias, distance_bias, q.shape[-2])
     return softmax(scores if bias is None else scores + bias, mask=_allowed(q, k, boolean(mask), causal, window))
 

@@ -22,7 +22,7 @@ from .elementwise import sum_to
 from .indexing import scatter_add
 from .mask import band, band_mask, boolean, check_attention
 from .position import by_distance, sum_by_distance
-from .precision import lowered
+from .precision import all_half, lowered, narrow, wide
 
 Made = tuple[Array, Callable]
 BLOCK = 128  # queries, and keys, of a block
@@ -103,12 +103,13 @@ def _blockwise_attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, distance_bias: Array | None, *,
     scale: float, causal: bool, window: int, dropout: tuple[float, Draw] | None, learned: bool, size: int = BLOCK,
 ) -> Made:  # fmt: skip
-    t, s = q.shape[-2], k.shape[-2]
+    t, s, half = q.shape[-2], k.shape[-2], all_half(q, k, v, bias, distance_bias)
+    q, k, v = wide(q), wide(k), wide(v)  # half precision holds neither the sums of many keys nor a level of 1e4 + ln 2
     blocks = Blocks(t, s, mask, causal, window, size)
     arrays = namespace((as_array(q),))  # what makes masks, also where this runs on Tensors
 
     def scores(rows: slice, keys: slice) -> Array:
-        z = xp.matmul(q[..., rows, :], k[..., keys, :].swapaxes(-1, -2)) * scale
+        z = xp.matmul(q[..., rows, :] * scale, k[..., keys, :].swapaxes(-1, -2))
         if bias is not None:
             z = z + tile(bias, rows, keys)
         if distance_bias is not None:
@@ -146,6 +147,7 @@ def _blockwise_attention(
     y = xp.concatenate(outputs, axis=-2)
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, Array | None, Array | None]:
+        g = wide(g)
         delta = (g * y).sum(axis=-1, keepdims=True)  # Σⱼ pⱼ·(g·vⱼ)
         g_q, g_k, g_v = [], {}, {}  # type: ignore[var-annotated]
         g_bias = g_distance = None
@@ -155,9 +157,9 @@ def _blockwise_attention(
                 p = xp.exp(scores(rows, keys) - level)
                 g_p = dropped(xp.matmul(g_rows, v[..., keys, :].swapaxes(-1, -2)), factors, keys)
                 g_z = p * (g_p - delta[..., rows, :])
-                g_q_rows = _plus(g_q_rows, xp.matmul(g_z, k[..., keys, :]) * scale)
+                g_q_rows = _plus(g_q_rows, xp.matmul(g_z, k[..., keys, :] * scale))
                 at, g_z_t, mixed_t = keys.start, g_z.swapaxes(-1, -2), dropped(p, factors, keys).swapaxes(-1, -2)
-                g_k[at] = _plus(g_k.get(at), xp.matmul(g_z_t, q[..., rows, :]) * scale)
+                g_k[at] = _plus(g_k.get(at), xp.matmul(g_z_t, q[..., rows, :] * scale))
                 g_v[at] = _plus(g_v.get(at), xp.matmul(mixed_t, g_rows))
                 if bias is not None and learned:
                     g_bias = _plus(g_bias, _put_tile(g_z, rows, keys, bias.shape))
@@ -170,7 +172,7 @@ def _blockwise_attention(
         g_k, g_v = (_put_rows(xp, parts, x, blocks.columns()) for parts, x in ((g_k, k), (g_v, v)))
         return g_q, g_k, g_v, None, g_bias, g_distance
 
-    return y, vjp
+    return narrow(y, half), vjp
 
 
 def dropped(x: Any, factors: Any, keys: slice) -> Any:
