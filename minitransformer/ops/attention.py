@@ -110,7 +110,8 @@ def attention_weights(
 
     The arguments are those of `scaled_dot_product_attention`.
     """
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    check_attention(q, k, k, distance_bias, window, 0.0, mask, bias, causal, scale)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     scores = (q * scale) @ k.swapaxes(-1, -2)
     bias = _total_bias(bias, distance_bias, q.shape[-2])
     return softmax(scores if bias is None else scores + bias, mask=_allowed(q, k, boolean(mask), causal, window))
@@ -146,7 +147,7 @@ def scaled_dot_product_attention(
     where there are more than 2²⁴ of them, or where a window leaves most of them out.
     Raises ValueError for shapes, TypeError for a mask that is not boolean. Vaswani et al. 2017, arXiv:1706.03762.
     """
-    check_attention(q, k, v, distance_bias, window, dropout_p)
+    check_attention(q, k, v, distance_bias, window, dropout_p, mask, bias, causal, scale)
     if _in_blocks(q, k, causal, window) if blockwise is None else blockwise:
         return blockwise_attention(q, k, v, mask, causal, scale, dropout_p, bias, distance_bias, window)
     q, k, v = lowered(q, k, v)
@@ -154,7 +155,7 @@ def scaled_dot_product_attention(
     if dropout_p:
         shape = (*q.shape[:-1], k.shape[-2])
         kept = dropout_mask(shape, dropout_p, as_array(q))
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     bias = _total_bias(bias, distance_bias, q.shape[-2])
     return _attention(q, k, v, mask, kept, bias, scale=scale, causal=causal, window=window)
 

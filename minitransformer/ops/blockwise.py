@@ -224,12 +224,12 @@ def blockwise_attention(
     Raises as `scaled_dot_product_attention` does. Milakov & Gimelshein 2018, arXiv:1805.02867 (the sum while keys
     come); Rabe & Staats 2021, arXiv:2112.05682; Dao et al. 2022, arXiv:2205.14135.
     """
-    check_attention(q, k, v, distance_bias, window, dropout_p)
+    check_attention(q, k, v, distance_bias, window, dropout_p, mask, bias, causal, scale)
     if not q.shape[-2]:
         raise ValueError(f"a block holds at least a query; got {tuple(q.shape)}; leave out what is empty")
     q, k, v = lowered(q, k, v)
     dropout = (dropout_p, next_draw(q.shape[0])) if dropout_p else None
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     learned = any(getattr(x, "node", None) is not None for x in (bias, distance_bias))
     return _blockwise_attention(
         q, k, v, boolean(mask), bias, distance_bias,
