@@ -19,6 +19,7 @@ from .softmax import softmax
 
 Made = tuple[Array, Callable]
 MANY_SCORES = 1 << 24  # 64 MiB of them in float32, and a step holds several such arrays
+MANY_QUERIES = 512  # from so many on, blocks are the quicker way through any window, too
 
 
 @primitive
@@ -144,7 +145,7 @@ def scaled_dot_product_attention(
     to the scores, and may be learned.
 
     blockwise: True computes block by block, without ever holding T·S scores (see `blockwise_attention`); None does so
-    where there are more than 2²⁴ of them, or where a window leaves most of them out.
+    where there are more than 2²⁴ of them, for a window that leaves most of them out, and from 512 queries on for any.
     Raises ValueError for shapes, TypeError for a mask that is not boolean. Vaswani et al. 2017, arXiv:1706.03762.
     """
     check_attention(q, k, v, distance_bias, window, dropout_p, mask, bias, causal, scale)
@@ -161,7 +162,12 @@ def scaled_dot_product_attention(
 
 
 def _in_blocks(q: Any, k: Any, causal: bool, window: int) -> bool:
-    """Tell whether computing in blocks is worth it: too many scores to hold, or most of them outside the window."""
+    """Tell whether computing in blocks is worth it: too many scores to hold, or a window that leaves enough of them out.
+
+    Enough are three quarters of them for a few queries, and any for many: memory is not to grow with T·S there.
+    """
     t, s = q.shape[-2], k.shape[-2]
+    if math.prod(q.shape[:-1]) * s > MANY_SCORES:
+        return True
     seen = window * (1 if causal else 2)
-    return math.prod(q.shape[:-1]) * s > MANY_SCORES or (0 < 4 * seen <= s and t > 1)
+    return 0 < window < s and (t >= MANY_QUERIES or (4 * seen <= s and t > 1))
