@@ -15,7 +15,7 @@ from .mask import band_mask, boolean, check_attention
 from .position import by_distance
 from .precision import lowered
 from .shape import broadcast_to
-from .softmax import softmax
+from .softmax import softmax, through_softmax
 
 Made = tuple[Array, Callable]
 MANY_SCORES = 1 << 24  # 64 MiB of them in float32, and a step holds several such arrays
@@ -36,7 +36,7 @@ def _attention(
         g_v = xp.matmul(mixed.swapaxes(-1, -2), g)
         g_p = xp.matmul(g, v.swapaxes(-1, -2))
         g_p = g_p if kept is None else g_p * kept
-        g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True))
+        g_scores = through_softmax(p, g_p)
         g_q = xp.matmul(g_scores, k * scale)
         g_k = xp.matmul(g_scores.swapaxes(-1, -2), q * scale)
         g_bias = None if bias is None else sum_to(g_scores, bias.shape)

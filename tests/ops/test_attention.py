@@ -150,3 +150,21 @@ def test_logits_of_ten_thousand_fit_into_half_precision(half, blockwise, kernels
     g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True)) / 8
     for ours, wanted in ((q.grad, g_scores @ same), (k.grad, g_scores.swapaxes(-1, -2) @ same)):
         np.testing.assert_allclose(ours.numpy(), wanted, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_seventy_thousand_keys_are_mixed_in_half_precision(blockwise, kernels):
+    s = 70_000  # more ones than float16 can add up
+    q, k = (mt.tensor(np.zeros((1, 1, n, 2), "float16"), requires_grad=True) for n in (1, s))
+    values = np.resize([900, 1100], (1, 1, s, 1)).astype("float16")
+    v = mt.tensor(values, requires_grad=True)
+    with mt.use_kernels(kernels):
+        y = ops.scaled_dot_product_attention(q, k, v, blockwise=blockwise)
+        y.backward(np.full((1, 1, 1, 1), 10, "float16"))
+    assert y.dtype == v.grad.dtype == k.grad.dtype == np.float16
+    np.testing.assert_allclose(y.item(), 1000, rtol=4e-3)
+    np.testing.assert_allclose(v.grad.numpy(), 10 / s, rtol=4e-3)
+    assert np.isfinite(k.grad.numpy()).all() and not q.grad.numpy().any()
+    if not blockwise:
+        assert abs(ops.attention_weights(q, k).numpy().sum(dtype="float32") - 1) < 4e-3
