@@ -47,8 +47,15 @@ def _attention(
 
 @primitive
 def split_heads(xp: Any, x: Array, *, heads: int) -> Made:
-    """Give each head its slice of the width, as a matrix of its own.    x: (..., T, H·K) → (..., H, T, K)"""
+    """Give each head its slice of the width, as a matrix of its own.    x: (..., T, H·K) → (..., H, T, K)
+
+    Raises ValueError unless the heads divide the width.
+    """
     before = x.shape
+    if len(before) < 2 or isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or before[-1] % heads:
+        raise ValueError(
+            f"heads divide the width of x (..., T, H·K); got {tuple(before)} for heads={heads!r}; write heads=1"
+        )
 
     def vjp(g: Array) -> tuple[Array]:
         return (g.swapaxes(-3, -2).reshape(before),)
@@ -72,7 +79,13 @@ def repeat_heads(x: Any, groups: int) -> Any:
     """Let each head serve `groups` queries' heads, side by side.    x: (..., H, S, K) → (..., H·groups, S, K)
 
     Head h of the queries then meets head h // groups of the keys. Its gradient is the sum over those it serves.
+    Raises ValueError for less than one group.
     """
+    if x.ndim < 3 or isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        came = f"{tuple(x.shape)} and groups={groups!r}"
+        raise ValueError(
+            f"repeat_heads needs x (..., H, S, K), and serves at least one head each; got {came}; write groups=1"
+        )
     *lead, heads, length, width = x.shape
     wide = broadcast_to(x.reshape(*lead, heads, 1, length, width), (*lead, heads, groups, length, width))
     return wide.reshape(*lead, heads * groups, length, width)
@@ -162,7 +175,7 @@ def scaled_dot_product_attention(
 
 
 def _in_blocks(q: Any, k: Any, causal: bool, window: int) -> bool:
-    """Tell whether computing in blocks is worth it: too many scores to hold, or a window that leaves enough of them out.
+    """Tell whether computing in blocks is worth it: too many scores to hold, or a window that leaves enough out.
 
     Enough are three quarters of them for a few queries, and any for many: memory is not to grow with T·S there.
     """

@@ -63,11 +63,16 @@ def linear_cross_entropy(
 
     In nats per token. The logits of N tokens are N·V numbers, and the plain loss keeps several such arrays; here there
     are chunk·V at a time, made once more in the backward pass, for a third product of matrices more. Arguments are
-    those of `cross_entropy`. Raises ValueError for shapes and settings, IndexError for a target outside 0 … V − 1.
+    those of `cross_entropy`. Raises ValueError for shapes and settings, and for targets that are none.
     """
     if x.shape[:-1] != target.shape or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         came = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, target {tuple(target.shape)}"
         raise ValueError(f"needs x (..., D), weight (V, D) and target (...); got {came}; match D, and the tokens")
+    if target.dtype.kind not in "iu":
+        came = f"{target.dtype} {tuple(target.shape)}"
+        raise ValueError(
+            f"target is integers (...); got {came}; write target.astype(int), cross_entropy for probabilities"
+        )
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is a number of rows of at least 1; got {chunk!r}; write chunk=1024")
     check_loss(label_smoothing, reduction)

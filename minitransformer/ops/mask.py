@@ -61,7 +61,9 @@ def check_attention(
         for name, x in (("mask", mask), ("bias", bias)):
             if x is not None and not _broadcasts(x.shape, scores):
                 came = f"{tuple(x.shape)} for scores {scores}"
-                raise ValueError(f"a {name} broadcasts to (..., T, S), in each axis 1 or all; got {came}; match its axes")
+                raise ValueError(
+                    f"a {name} broadcasts to (..., T, S), in each axis 1 or all; got {came}; match its axes"
+                )
     if distance_bias is not None and not _broadcasts(distance_bias.shape[:-1], lead, 0):
         came = f"{tuple(distance_bias.shape)} for heads {lead}"
         raise ValueError(f"distance_bias (..., T + S - 1) has q's leading axes, or 1; got {came}; make one a head")

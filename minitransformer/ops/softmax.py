@@ -128,8 +128,8 @@ def cross_entropy(
     classes, soft = logits.shape[-1], data.dtype.kind == "f"
     if data.shape != (logits.shape if soft else logits.shape[:-1]):
         raise ValueError(
-            f"cross_entropy needs logits (..., V) and target (...); got {logits.shape} and {data.shape}; "
-            "classes go last"
+            "cross_entropy needs logits (..., V) and target, integers (...) or probabilities (..., V); "
+            f"got {logits.shape} and {data.shape} of {data.dtype}; classes go last"
         )
     xp = namespace((as_array(logits), data))
     check_loss(label_smoothing, reduction)

@@ -168,3 +168,15 @@ def test_seventy_thousand_keys_are_mixed_in_half_precision(blockwise, kernels):
     assert np.isfinite(k.grad.numpy()).all() and not q.grad.numpy().any()
     if not blockwise:
         assert abs(ops.attention_weights(q, k).numpy().sum(dtype="float32") - 1) < 4e-3
+
+
+@pytest.mark.parametrize("heads", [3, 0, -1, 2.0, True])
+def test_heads_that_do_not_divide_the_width_are_named(heads, rng):
+    with pytest.raises(ValueError, match=rf"heads divide the width .*got \(2, 5, 8\) for heads={heads}; write heads=1"):
+        ops.split_heads(rng.standard_normal((2, 5, 8)), heads=heads)
+
+
+@pytest.mark.parametrize("groups", [0, -1, 1.5])
+def test_a_head_serves_at_least_one(groups, rng):
+    with pytest.raises(ValueError, match=rf"at least one head each; got \(2, 3, 5, 4\) and groups={groups}"):
+        ops.repeat_heads(rng.standard_normal((2, 3, 5, 4)), groups)

@@ -61,6 +61,7 @@ def test_bad_arguments_get_one_line(rng):
     x, weight = rng.standard_normal((5, 4)), rng.standard_normal((7, 4))
     for args, text in (
         ((x, weight, np.zeros(4, int)), "match D, and the tokens"),
+        ((x, weight, np.zeros(5)), r"target is integers \(...\); got float64 \(5,\); write target.astype\(int\)"),
         ((x, weight, np.full(5, 7)), "targets lie in 0 … 6 .* got 7"),
         ((x, weight, np.zeros(5, int), -100, 2.0), "label_smoothing lies in"),
         ((x, weight, np.zeros(5, int), -100, 0.0, "mean", 0), "a number of rows of at least 1; got 0"),

@@ -95,6 +95,7 @@ def test_a_batch_that_is_all_padding_costs_nothing():
         ((2, 3), [0, 3], {}, r"0 … 2.*got 3"),
         ((2, 3), [0, -1], {}, r"0 … 2.*got -1"),
         ((2, 3), [0, 1, 2], {}, r"\(2, 3\) and \(3,\)"),
+        ((2, 3), [0.0, 1.0], {}, r"integers \(...\) or probabilities .*\(2, 3\) and \(2,\) of float64"),
         ((2, 3), [0, 1], {"label_smoothing": 1.5}, "1.5"),
         ((2, 3), [0, 1], {"reduction": "avg"}, "'avg'"),
         ((2, 3), [0, 1], {"weight": np.ones(2)}, r"\(2,\) for 3 classes"),
