@@ -48,29 +48,21 @@ def check_attention(
     bias: Any = None, causal: bool = False, scale: float | None = None,
 ) -> None:  # fmt: skip
     """Raise ValueError for shapes and settings that attention has no meaning for."""
-    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+    of_q, of_k, of_v = q.shape, k.shape, v.shape  # asked for once: this stands before every attention
+    if min(len(of_q), len(of_k), len(of_v)) < 2 or of_q[-1] != of_k[-1] or of_k[-2] != of_v[-2]:
+        came = f"{tuple(of_q)}, {tuple(of_k)}, {tuple(of_v)}"
         raise ValueError(f"attention needs q (..., T, K), k (..., S, K), v (..., S, Kv); got {came}; match K, and S")
-    if not k.shape[-2]:
-        raise ValueError(f"attention needs at least a key; got k {tuple(k.shape)}; leave out what is empty")
-    lead = q.shape[:-2]
-    if not lead == k.shape[:-2] == v.shape[:-2]:
-        lead = _shared_lead(q, k, v)
-    if mask is not None or bias is not None:
-        scores = (*lead, q.shape[-2], k.shape[-2])
-        for name, x in (("mask", mask), ("bias", bias)):
-            if x is not None and not _broadcasts(x.shape, scores):
-                came = f"{tuple(x.shape)} for scores {scores}"
-                raise ValueError(
-                    f"a {name} broadcasts to (..., T, S), in each axis 1 or all; got {came}; match its axes"
-                )
-    if distance_bias is not None and not _broadcasts(distance_bias.shape[:-1], lead, 0):
-        came = f"{tuple(distance_bias.shape)} for heads {lead}"
-        raise ValueError(f"distance_bias (..., T + S - 1) has q's leading axes, or 1; got {came}; make one a head")
-    distances = q.shape[-2] + k.shape[-2] - 1
-    if distance_bias is not None and distance_bias.shape[-1:] != (distances,):
-        came = f"{tuple(distance_bias.shape)} for {distances} distances"
-        raise ValueError(f"distance_bias has a number for each distance, (..., T + S - 1); got {came}; make it longer")
+    t, s, lead = of_q[-2], of_k[-2], of_q[:-2]
+    if not s:
+        raise ValueError(f"attention needs at least a key; got k {tuple(of_k)}; leave out what is empty")
+    if not lead == of_k[:-2] == of_v[:-2]:
+        lead = _shared_lead(of_q, of_k, of_v)
+    for name, x in (("mask", mask), ("bias", bias)):
+        if x is not None and not _broadcasts(x.shape, (*lead, t, s)):
+            came = f"{tuple(x.shape)} for scores {(*lead, t, s)}"
+            raise ValueError(f"a {name} broadcasts to (..., T, S), in each axis 1 or all; got {came}; match its axes")
+    if distance_bias is not None:
+        _check_distance_bias(distance_bias.shape, lead, t + s - 1)
     if isinstance(window, bool) or not isinstance(window, int) or window < 0:
         raise ValueError(f"window is a number of keys, 0 for all; got {window!r}; write window=128")
     if causal not in (True, False):
@@ -87,13 +79,22 @@ def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...], least: int = 1) 
     return least <= len(shape) and extra >= 0 and all(n in (1, w) for n, w in zip(shape, whole[extra:], strict=True))
 
 
-def _shared_lead(q: Any, k: Any, v: Any) -> tuple[int, ...]:
+def _check_distance_bias(shape: tuple[int, ...], lead: tuple[int, ...], distances: int) -> None:
+    if not _broadcasts(shape[:-1], lead, 0):
+        came = f"{tuple(shape)} for heads {tuple(lead)}"
+        raise ValueError(f"distance_bias (..., T + S - 1) has q's leading axes, or 1; got {came}; make one a head")
+    if shape[-1:] != (distances,):
+        came = f"{tuple(shape)} for {distances} distances"
+        raise ValueError(f"distance_bias has a number for each distance, (..., T + S - 1); got {came}; make it longer")
+
+
+def _shared_lead(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Return the leading axes that those of q, k and v broadcast to. Raises ValueError where they do not."""
-    leads = [x.shape[:-2] for x in (q, k, v)]
+    leads = [shape[:-2] for shape in shapes]
     axes = max(map(len, leads))
     columns = zip(*[(1,) * (axes - len(lead)) + tuple(lead) for lead in leads], strict=True)
     lead = tuple([next((n for n in column if n != 1), 1) for column in columns])
     if not all(_broadcasts(own, lead, 0) for own in leads):
-        came = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        came = ", ".join(str(tuple(shape)) for shape in shapes)
         raise ValueError(f"attention needs q, k and v of the same leading axes, or 1; got {came}; match them")
     return lead
