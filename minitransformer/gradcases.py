@@ -321,16 +321,17 @@ _module(MODULES, "RotaryPositions", lambda: nn.RotaryPositions(6, 11, scaling=2.
 _module(MODULES, "RelativeBias", lambda: nn.RelativeBias(2, 8, 9), lambda rng: [], lambda f, p: f(p, 5, 7))
 _module(MODULES, "AlibiBias", lambda: nn.AlibiBias(3), _normal((2, 3, 11)), lambda f, p, x: x * f(p, 5, 7, x))
 _module(MODULES, "FeedForward", lambda: nn.FeedForward(5, 7, "gelu"), _normal((2, 3, 5)))
-_module(MODULES, "FeedForward (swiglu)", lambda: nn.FeedForward(5, 7, "swiglu"), _normal((2, 3, 5)))
+for _act in ("swiglu", "geglu"):
+    _module(MODULES, f"FeedForward ({_act})", lambda a=_act: nn.FeedForward(5, 7, a), _normal((2, 3, 5)))  # type: ignore[misc]
 
 
-# As a function: what a module's parameters were replaced by for a check is gone when it is computed again.
 def _recomputed(x: Any, w: Any) -> Any:
     manual_seed(7)
     return recompute(lambda a, b: ops.gelu(ops.linear(ops.dropout(a, 0.3), b)), x * x, w)
 
 
-MODULES["Recompute"] = lambda rng: (_recomputed, _normal((2, 3, 5), (7, 5))(rng), {})
+MODULES["Recompute (a function)"] = lambda rng: (_recomputed, _normal((2, 3, 5), (7, 5))(rng), {})
+_module(MODULES, "Recompute", lambda: nn.Recompute(nn.FeedForward(5, 7, "gelu", 0.3)), _normal((2, 3, 5)))
 for _norm in ("pre", "post"):
     _module(MODULES, f"EncoderLayer ({_norm})", lambda n=_norm: nn.EncoderLayer(6, 2, 7, 0.1, n, "gelu"), _normal((2, 5, 6)), lambda f, p, x: f(p, x, here(MASK)))  # type: ignore[misc]  # fmt: skip
     _module(MODULES, f"DecoderLayer ({_norm})", lambda n=_norm: nn.DecoderLayer(6, 2, 7, 0.1, n, "silu"), _normal((2, 3, 6), (2, 5, 6)), lambda f, p, x, m: f(p, x, m, None, here(MASK)), max_coordinates=12)  # type: ignore[misc]  # fmt: skip
@@ -378,6 +379,32 @@ _module(
     lambda f, p: f(p),
     max_coordinates=6,
 )
+# What a layer may be beside its sizes, several at a time, inside a whole model: where one meets another.
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    "grouped, rotary neighbours, scaled": {
+        "d_model": 8, "kv_heads": 1, "positions": "rotary", "rotary_pairing": "neighbours", "rotary_scaling": 1.7,
+    },
+    "alibi, window": {"positions": "alibi", "window": 2},
+    "relative, one projection for all heads": {"positions": "relative", "share": "heads"},
+    "one layer twice, tied output, geglu": {"layers": 2, "distinct_layers": 1, "tie_output": True, "activation": "geglu"},
+    "one layer twice, recomputed": {"layers": 2, "distinct_layers": 1, "recompute": True, "dropout": 0.2},
+}  # fmt: skip
+SMALL: dict[str, Any] = {"d_model": 6, "heads": 2, "layers": 1, "d_ff": 5, "dropout": 0.0, "max_length": 5}
+
+
+def _with(options: dict[str, Any]) -> nn.Module:
+    """Make a small language model of some techniques, and wrap it so that calling it computes its loss."""
+    model = GPT2(GPT2Config(7, **{**SMALL, **options}))
+    if options.get("positions") == "relative":  # of 32 buckets a short text reaches a few, and the others have no slope
+        for layer in model.decoder.layers:
+            layer.self_attention.positions = nn.RelativeBias(2, 4, 3, bidirectional=False)
+    return _Loss(model, lambda m: ops.cross_entropy(m(here(TARGET_IN)), here(TARGET_OUT)))
+
+
+for _name, _options in TECHNIQUES.items():
+    _module(MODELS, f"GPT2 ({_name})", lambda o=_options: _with(o), lambda rng: [], lambda f, p: f(p), max_coordinates=2)  # type: ignore[misc]  # fmt: skip
+_again = TransformerConfig(7, 7, 6, 2, 1, 5, 0.1, 5, activation="gelu", recompute=True)
+_module(MODELS, "Transformer (recomputed)", lambda: _seq2seq(Transformer(_again)), lambda rng: [], lambda f, p: f(p), max_coordinates=1, directions=1)  # fmt: skip
 
 
 def run(only: str | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from .. import nn
-from ..nn.activation import ACTIVATIONS, GATED
+from ..nn.activation import ACTIVATIONS, GATED, is_known
 from ..nn.attention import check_options
-from ..ops.position import PAIRINGS
+from ..ops.position import check_pairing
 
 
 @dataclasses.dataclass
@@ -91,9 +91,7 @@ class LayersConfig(Config):
             raise ValueError(
                 f"rotary positions turn pairs; got {d_model // heads} numbers a head; write heads for an even number"
             )
-        if self.rotary_pairing not in PAIRINGS:
-            known = ", ".join(PAIRINGS)
-            raise ValueError(f"rotary_pairing is one of {known}; got {self.rotary_pairing!r}; write {PAIRINGS[0]}")
+        check_pairing(self.rotary_pairing, "rotary_pairing")
         scaling = self.rotary_scaling
         if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
             raise ValueError(f"rotary_scaling is a positive number; got {scaling!r}; write rotary_scaling=2")
@@ -104,7 +102,7 @@ class LayersConfig(Config):
             )
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout!r}; write dropout=0.1")
-        if act not in ACTIVATIONS and act not in GATED:
+        if not is_known(act, ACTIVATIONS, GATED):
             known = ", ".join([*ACTIVATIONS, *GATED])
             raise ValueError(f"an activation is one of {known}; got {act!r}; write activation=relu")
         check_options(

@@ -36,9 +36,14 @@ ACTIVATIONS = {"relu": ReLU, "silu": SiLU, "gelu": GELU, "gelu_tanh": lambda: GE
 GATED = {"swiglu": SiLU, "geglu": GELU}  # what bends the gate; see nn.FeedForward
 
 
+def is_known(name: Any, *tables: dict[str, Any]) -> bool:
+    """Tell whether a name stands in one of some tables; what is no name does not."""
+    return isinstance(name, str) and any(name in table for table in tables)
+
+
 def activation(name: str) -> Module:
     """Make the activation of that name: relu, silu, gelu (erf) or gelu_tanh. Raises ValueError for another."""
-    if name not in ACTIVATIONS:
+    if not is_known(name, ACTIVATIONS):
         raise ValueError(f"an activation is one of {', '.join(ACTIVATIONS)}; got {name!r}; write activation=relu")
     return ACTIVATIONS[name]()
 

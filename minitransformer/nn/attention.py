@@ -66,7 +66,8 @@ class MultiHeadAttention(Module):
     window: only the W nearest keys, one's own among them; 0 for all.
     kind: "dense" holds all scores, "blockwise" a block at a time, "auto" chooses; "linear" is another function, see
     `ops.linear_attention`.
-    Raises ValueError when H does not divide D, or kv_heads H, for options that exclude one another, or wrong shapes.
+    Raises ValueError when H does not divide D, or kv_heads H, for positions that are none or for other heads, for
+    options that exclude one another, or wrong shapes.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class MultiHeadAttention(Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout}; write dropout=0.1")
         kv_heads = heads if kv_heads is None else kv_heads
+        self._check_positions(positions, heads, d_model // heads)
         biased = positions is not None and not isinstance(positions, RotaryPositions)
         check_options(heads, kv_heads, share, tie_output, window, kind, biased, dropout)
         self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
@@ -94,6 +96,17 @@ class MultiHeadAttention(Module):
         self.mixing = init.normal((heads, width), 1.0) if share == "heads" else None
         self.q_norm = RMSNorm(width) if qk_norm else None
         self.k_norm = RMSNorm(width) if qk_norm else None
+
+    @staticmethod
+    def _check_positions(positions: Any, heads: int, width: int) -> None:
+        if positions is not None and not isinstance(positions, Module):
+            hint = f"write positions=nn.RotaryPositions({width}, max_length)"
+            raise ValueError(f"positions takes a module, or None; got {positions!r}; {hint}")
+        if (own := getattr(positions, "heads", heads)) != heads:
+            came = f"one for {own} in an attention of {heads}"
+            raise ValueError(
+                f"a bias of positions has as many heads as its attention; got {came}; write {heads} in both"
+            )
 
     def split(self, x: Any, heads: int | None = None) -> Any:
         """Give each head its slice of the width.    (B, T, D) → (B, H, T, K)"""

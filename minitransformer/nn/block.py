@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import ops
-from .activation import ACTIVATIONS, GATED, Dropout, activation
+from .activation import ACTIVATIONS, GATED, Dropout, activation, is_known
 from .attention import MultiHeadAttention
 from .cache import LayerCache
 from .linear import Linear
@@ -37,7 +37,7 @@ class FeedForward(Module):
     """
 
     def __init__(self, d_model: int, d_ff: int, act: str = "relu", dropout: float = 0.0):
-        if act not in ACTIVATIONS and act not in GATED:
+        if not is_known(act, ACTIVATIONS, GATED):
             known = ", ".join([*ACTIVATIONS, *GATED])
             raise ValueError(f"a feed-forward bends by {known}; got {act!r}; write act='gelu'")
         self.gate = Linear(d_model, d_ff) if act in GATED else None

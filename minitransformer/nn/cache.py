@@ -20,8 +20,8 @@ class KVCache:
     """
 
     def __init__(self, fixed: bool = False, window: int | None = None):
-        if window is not None and window < 1:
-            raise ValueError(f"a window holds at least the query's own key; got {window}; write window=64, or None")
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+            raise ValueError(f"a window holds at least the query's own key; got {window!r}; write window=64, or None")
         self.fixed, self.window = fixed, window
         self.length = 0  # of all that was ever put in, and so the position of what comes next
         self._first = self._end = 0  # where what may still be seen lies in the arrays

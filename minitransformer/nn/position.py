@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from .. import backend, ops
+from ..ops.position import check_pairing
 from ..tensor import as_array
 from . import init
 from .module import Module
@@ -107,8 +109,8 @@ class RotaryPositions(Module):
     x: (..., T, K) → (..., T, K); the first row stands at position `start`.
 
     pairing: "halves" (Llama's weights) or "neighbours" (the paper). scaling > 1 squeezes longer texts into the
-    positions that were trained on (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd K or beyond
-    max_length. Su et al. 2021, arXiv:2104.09864.
+    positions that were trained on (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd K, settings that
+    turn nothing, or beyond max_length. Su et al. 2021, arXiv:2104.09864.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class RotaryPositions(Module):
     ):
         if width < 2 or width % 2:
             raise ValueError(f"rotary positions turn pairs; got a width of {width} a head; write heads for an even one")
-        if not scaling > 0 or not base > 0:
-            raise ValueError(f"base and scaling are positive; got {base} and {scaling}; write base=10000, scaling=1")
+        if not all(isinstance(n, Real) and 0 < n < math.inf for n in (base, scaling)):
+            came = f"{base!r} and {scaling!r}"
+            raise ValueError(f"base and scaling are positive numbers; got {came}; write base=10000, scaling=1")
+        check_pairing(pairing)
         angle = np.arange(max_length)[:, None] / scaling * base ** (-np.arange(0, width, 2) / width)
         self.pairing, self.cos, self.sin = pairing, np.cos(angle), np.sin(angle)
         self._tables = _Sent()
@@ -144,6 +148,11 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes + [2.0 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
 
 
+def _check_heads(heads: Any) -> None:
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise ValueError(f"a bias is for at least one head; got {heads!r}; write heads=4")
+
+
 class AlibiBias(Module):
     """Make each head care less for what is farther: bias[h, i, j] = −slopeₕ·|i − j|, and nothing is learned.
 
@@ -153,10 +162,14 @@ class AlibiBias(Module):
     """
 
     def __init__(self, heads: int):
-        if heads < 1:
-            raise ValueError(f"a bias is for at least one head; got {heads}; write heads=4")
+        _check_heads(heads)
         self.slopes = np.array(alibi_slopes(heads))
         self._tables = _Sent()
+
+    @property
+    def heads(self) -> int:
+        """For how many heads it makes a bias."""
+        return len(self.slopes)
 
     def forward(self, queries: int, keys: int, like: Any) -> Any:
         def bias() -> np.ndarray:
@@ -192,11 +205,12 @@ class RelativeBias(Module):
     (T, S) → by distance (H, T + S − 1), see `ops.by_distance`; the last query stands at the last key.
     weight: (buckets, H), as in T5.
 
-    Raises ValueError for fewer than 4 buckets or a max_distance that they reach exactly. Raffel et al. 2019,
-    arXiv:1910.10683, section 2.1.
+    Raises ValueError below one head, for fewer than 4 buckets or a max_distance that they reach exactly. Raffel et al.
+    2019, arXiv:1910.10683, section 2.1.
     """
 
     def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True):
+        _check_heads(heads)
         if buckets < 4 or max_distance <= buckets // 2:
             raise ValueError(
                 f"relative positions have at least 4 buckets, and a max_distance beyond them; got {buckets} and "
@@ -205,6 +219,11 @@ class RelativeBias(Module):
         self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
         self.weight = init.normal((buckets, heads), 0.02)
         self._tables = _Sent()
+
+    @property
+    def heads(self) -> int:
+        """For how many heads it makes a bias."""
+        return int(self.weight.shape[1])
 
     def forward(self, queries: int, keys: int, like: Any = None) -> Any:
         def buckets() -> np.ndarray:

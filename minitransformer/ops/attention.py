@@ -15,10 +15,11 @@ from .mask import band_mask, boolean, check_attention
 from .position import by_distance
 from .precision import lowered
 from .shape import broadcast_to
-from .softmax import softmax
+from .softmax import softmax, through_softmax
 
 Made = tuple[Array, Callable]
 MANY_SCORES = 1 << 24  # 64 MiB of them in float32, and a step holds several such arrays
+MANY_QUERIES = 512  # from so many on, blocks are the quicker way through any window, too
 
 
 @primitive
@@ -27,7 +28,7 @@ def _attention(
     causal: bool, window: int = 0,
 ) -> Made:  # fmt: skip
     mask = _allowed(q, k, mask, causal, window)
-    scores = xp.matmul(q, k.swapaxes(-1, -2)) * scale
+    scores = xp.matmul(q * scale, k.swapaxes(-1, -2))  # scaled first: q·kᵀ alone might leave half precision
     p = softmax(scores if bias is None else scores + bias, mask=mask)
     mixed = p if kept is None else p * kept  # kept: 0, or 1/(1 − dropout)
 
@@ -35,9 +36,9 @@ def _attention(
         g_v = xp.matmul(mixed.swapaxes(-1, -2), g)
         g_p = xp.matmul(g, v.swapaxes(-1, -2))
         g_p = g_p if kept is None else g_p * kept
-        g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True))
-        g_q = xp.matmul(g_scores, k) * scale
-        g_k = xp.matmul(g_scores.swapaxes(-1, -2), q) * scale
+        g_scores = through_softmax(p, g_p)
+        g_q = xp.matmul(g_scores, k * scale)
+        g_k = xp.matmul(g_scores.swapaxes(-1, -2), q * scale)
         g_bias = None if bias is None else sum_to(g_scores, bias.shape)
         return sum_to(g_q, q.shape), sum_to(g_k, k.shape), sum_to(g_v, v.shape), None, None, g_bias
 
@@ -46,8 +47,15 @@ def _attention(
 
 @primitive
 def split_heads(xp: Any, x: Array, *, heads: int) -> Made:
-    """Give each head its slice of the width, as a matrix of its own.    x: (..., T, H·K) → (..., H, T, K)"""
+    """Give each head its slice of the width, as a matrix of its own.    x: (..., T, H·K) → (..., H, T, K)
+
+    Raises ValueError unless the heads divide the width.
+    """
     before = x.shape
+    if len(before) < 2 or isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or before[-1] % heads:
+        raise ValueError(
+            f"heads divide the width of x (..., T, H·K); got {tuple(before)} for heads={heads!r}; write heads=1"
+        )
 
     def vjp(g: Array) -> tuple[Array]:
         return (g.swapaxes(-3, -2).reshape(before),)
@@ -71,7 +79,13 @@ def repeat_heads(x: Any, groups: int) -> Any:
     """Let each head serve `groups` queries' heads, side by side.    x: (..., H, S, K) → (..., H·groups, S, K)
 
     Head h of the queries then meets head h // groups of the keys. Its gradient is the sum over those it serves.
+    Raises ValueError for less than one group.
     """
+    if x.ndim < 3 or isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        came = f"{tuple(x.shape)} and groups={groups!r}"
+        raise ValueError(
+            f"repeat_heads needs x (..., H, S, K), and serves at least one head each; got {came}; write groups=1"
+        )
     *lead, heads, length, width = x.shape
     wide = broadcast_to(x.reshape(*lead, heads, 1, length, width), (*lead, heads, groups, length, width))
     return wide.reshape(*lead, heads * groups, length, width)
@@ -110,8 +124,9 @@ def attention_weights(
 
     The arguments are those of `scaled_dot_product_attention`.
     """
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = q @ k.swapaxes(-1, -2) * scale
+    check_attention(q, k, k, distance_bias, window, 0.0, mask, bias, causal, scale)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    scores = (q * scale) @ k.swapaxes(-1, -2)
     bias = _total_bias(bias, distance_bias, q.shape[-2])
     return softmax(scores if bias is None else scores + bias, mask=_allowed(q, k, boolean(mask), causal, window))
 
@@ -143,10 +158,10 @@ def scaled_dot_product_attention(
     to the scores, and may be learned.
 
     blockwise: True computes block by block, without ever holding T·S scores (see `blockwise_attention`); None does so
-    where there are more than 2²⁴ of them, or where a window leaves most of them out.
+    where there are more than 2²⁴ of them, for a window that leaves most of them out, and from 512 queries on for any.
     Raises ValueError for shapes, TypeError for a mask that is not boolean. Vaswani et al. 2017, arXiv:1706.03762.
     """
-    check_attention(q, k, v, distance_bias, window, dropout_p)
+    check_attention(q, k, v, distance_bias, window, dropout_p, mask, bias, causal, scale)
     if _in_blocks(q, k, causal, window) if blockwise is None else blockwise:
         return blockwise_attention(q, k, v, mask, causal, scale, dropout_p, bias, distance_bias, window)
     q, k, v = lowered(q, k, v)
@@ -154,13 +169,18 @@ def scaled_dot_product_attention(
     if dropout_p:
         shape = (*q.shape[:-1], k.shape[-2])
         kept = dropout_mask(shape, dropout_p, as_array(q))
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     bias = _total_bias(bias, distance_bias, q.shape[-2])
     return _attention(q, k, v, mask, kept, bias, scale=scale, causal=causal, window=window)
 
 
 def _in_blocks(q: Any, k: Any, causal: bool, window: int) -> bool:
-    """Tell whether computing in blocks is worth it: too many scores to hold, or most of them outside the window."""
+    """Tell whether computing in blocks is worth it: too many scores to hold, or a window that leaves enough out.
+
+    Enough are three quarters of them for a few queries, and any for many: memory is not to grow with T·S there.
+    """
     t, s = q.shape[-2], k.shape[-2]
+    if math.prod(q.shape[:-1]) * s > MANY_SCORES:
+        return True
     seen = window * (1 if causal else 2)
-    return math.prod(q.shape[:-1]) * s > MANY_SCORES or (0 < 4 * seen <= s and t > 1)
+    return 0 < window < s and (t >= MANY_QUERIES or (4 * seen <= s and t > 1))

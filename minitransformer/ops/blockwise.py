@@ -22,7 +22,7 @@ from .elementwise import sum_to
 from .indexing import scatter_add
 from .mask import band, band_mask, boolean, check_attention
 from .position import by_distance, sum_by_distance
-from .precision import lowered
+from .precision import all_half, lowered, narrow, wide
 
 Made = tuple[Array, Callable]
 BLOCK = 128  # queries, and keys, of a block
@@ -103,12 +103,13 @@ def _blockwise_attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, distance_bias: Array | None, *,
     scale: float, causal: bool, window: int, dropout: tuple[float, Draw] | None, learned: bool, size: int = BLOCK,
 ) -> Made:  # fmt: skip
-    t, s = q.shape[-2], k.shape[-2]
+    t, s, half = q.shape[-2], k.shape[-2], all_half(q, k, v, bias, distance_bias)
+    q, k, v = wide(q), wide(k), wide(v)  # half precision holds neither the sums of many keys nor a level of 1e4 + ln 2
     blocks = Blocks(t, s, mask, causal, window, size)
     arrays = namespace((as_array(q),))  # what makes masks, also where this runs on Tensors
 
     def scores(rows: slice, keys: slice) -> Array:
-        z = xp.matmul(q[..., rows, :], k[..., keys, :].swapaxes(-1, -2)) * scale
+        z = xp.matmul(q[..., rows, :] * scale, k[..., keys, :].swapaxes(-1, -2))
         if bias is not None:
             z = z + tile(bias, rows, keys)
         if distance_bias is not None:
@@ -146,6 +147,7 @@ def _blockwise_attention(
     y = xp.concatenate(outputs, axis=-2)
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, Array | None, Array | None]:
+        g = wide(g)
         delta = (g * y).sum(axis=-1, keepdims=True)  # Σⱼ pⱼ·(g·vⱼ)
         g_q, g_k, g_v = [], {}, {}  # type: ignore[var-annotated]
         g_bias = g_distance = None
@@ -155,9 +157,9 @@ def _blockwise_attention(
                 p = xp.exp(scores(rows, keys) - level)
                 g_p = dropped(xp.matmul(g_rows, v[..., keys, :].swapaxes(-1, -2)), factors, keys)
                 g_z = p * (g_p - delta[..., rows, :])
-                g_q_rows = _plus(g_q_rows, xp.matmul(g_z, k[..., keys, :]) * scale)
+                g_q_rows = _plus(g_q_rows, xp.matmul(g_z, k[..., keys, :] * scale))
                 at, g_z_t, mixed_t = keys.start, g_z.swapaxes(-1, -2), dropped(p, factors, keys).swapaxes(-1, -2)
-                g_k[at] = _plus(g_k.get(at), xp.matmul(g_z_t, q[..., rows, :]) * scale)
+                g_k[at] = _plus(g_k.get(at), xp.matmul(g_z_t, q[..., rows, :] * scale))
                 g_v[at] = _plus(g_v.get(at), xp.matmul(mixed_t, g_rows))
                 if bias is not None and learned:
                     g_bias = _plus(g_bias, _put_tile(g_z, rows, keys, bias.shape))
@@ -170,7 +172,7 @@ def _blockwise_attention(
         g_k, g_v = (_put_rows(xp, parts, x, blocks.columns()) for parts, x in ((g_k, k), (g_v, v)))
         return g_q, g_k, g_v, None, g_bias, g_distance
 
-    return y, vjp
+    return narrow(y, half), vjp
 
 
 def dropped(x: Any, factors: Any, keys: slice) -> Any:
@@ -222,12 +224,12 @@ def blockwise_attention(
     Raises as `scaled_dot_product_attention` does. Milakov & Gimelshein 2018, arXiv:1805.02867 (the sum while keys
     come); Rabe & Staats 2021, arXiv:2112.05682; Dao et al. 2022, arXiv:2205.14135.
     """
-    check_attention(q, k, v, distance_bias, window, dropout_p)
+    check_attention(q, k, v, distance_bias, window, dropout_p, mask, bias, causal, scale)
     if not q.shape[-2]:
         raise ValueError(f"a block holds at least a query; got {tuple(q.shape)}; leave out what is empty")
     q, k, v = lowered(q, k, v)
     dropout = (dropout_p, next_draw(q.shape[0])) if dropout_p else None
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     learned = any(getattr(x, "node", None) is not None for x in (bias, distance_bias))
     return _blockwise_attention(
         q, k, v, boolean(mask), bias, distance_bias,

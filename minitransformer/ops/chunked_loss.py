@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array, namespace
 from ..tensor import as_array, primitive
-from .precision import lowered, raised
+from .precision import all_half, is_autocast, lowered, narrow, wide
 from .softmax import check_loss, real_targets
 
 Made = tuple[Array, Callable]
@@ -18,30 +18,31 @@ def _linear_cross_entropy(
     xp: Any, x: Array, weight: Array, target: Array, counts: Array, *, smoothing: float, chunk: int
 ) -> Made:
     pieces = [slice(i, min(i + chunk, x.shape[0])) for i in range(0, x.shape[0], chunk)]
-    classes, dtype = weight.shape[0], x.dtype
+    classes, half = weight.shape[0], all_half(x, weight)  # then products are half, and all that adds up is float32
     places = namespace((target,)).arange(classes)
 
-    def wanted(rows: slice) -> Array:
+    def wanted(rows: slice, dtype: Any) -> Array:
         """Return the distribution that is asked for, a row for each token; zeros for one that is ignored."""
         one_hot = (target[rows, None] == places).astype(dtype)
         return (one_hot * (1 - smoothing) + smoothing / classes) * counts[rows, None].astype(dtype)
 
     def shifted_logits(rows: slice) -> Array:
-        z = raised(xp.matmul(x[rows], weight.swapaxes(0, 1)))
+        z = wide(xp.matmul(x[rows], weight.swapaxes(0, 1)))
         return z - z.max(axis=-1, keepdims=True)
 
     losses = []
     for rows in pieces:
         z = shifted_logits(rows)
         log_p = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
-        losses.append(-(log_p * wanted(rows)).sum(axis=-1))
+        losses.append(-(log_p * wanted(rows, z.dtype)).sum(axis=-1))
 
     def vjp(g: Array) -> tuple[Array, Array, None, None]:
         g_x, g_weight = [], None
         for rows in pieces:
-            e, q = xp.exp(shifted_logits(rows)), wanted(rows)
+            e = xp.exp(shifted_logits(rows))
+            q = wanted(rows, e.dtype)
             p = e / e.sum(axis=-1, keepdims=True)
-            g_z = (p * q.sum(axis=-1, keepdims=True) - q) * g[rows].reshape((-1, 1))
+            g_z = narrow((p * q.sum(axis=-1, keepdims=True) - q) * g[rows].reshape((-1, 1)), half)
             g_x.append(xp.matmul(g_z, weight))
             part = xp.matmul(g_z.swapaxes(0, 1), x[rows])
             g_weight = part if g_weight is None else g_weight + part
@@ -62,13 +63,18 @@ def linear_cross_entropy(
 
     In nats per token. The logits of N tokens are N·V numbers, and the plain loss keeps several such arrays; here there
     are chunk·V at a time, made once more in the backward pass, for a third product of matrices more. Arguments are
-    those of `cross_entropy`. Raises ValueError for shapes and settings, IndexError for a target outside 0 … V − 1.
+    those of `cross_entropy`. Raises ValueError for shapes and settings, and for targets that are none.
     Losses in chunks are common practice, of no one paper. Wijmans et al. 2024, arXiv:2411.09009, go further: their
     kernels keep no logits in the memory of a GPU at all.
     """
     if x.shape[:-1] != target.shape or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         came = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, target {tuple(target.shape)}"
         raise ValueError(f"needs x (..., D), weight (V, D) and target (...); got {came}; match D, and the tokens")
+    if target.dtype.kind not in "iu":
+        came = f"{target.dtype} {tuple(target.shape)}"
+        raise ValueError(
+            f"target is integers (...); got {came}; write target.astype(int), cross_entropy for probabilities"
+        )
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is a number of rows of at least 1; got {chunk!r}; write chunk=1024")
     check_loss(label_smoothing, reduction)
@@ -80,8 +86,9 @@ def linear_cross_entropy(
     losses = _linear_cross_entropy(
         rows, weight, safe.reshape(-1), counts.reshape(-1), smoothing=label_smoothing, chunk=chunk
     )
+    half = all_half(x, weight) and not is_autocast()
     if reduction == "none":
-        return losses.reshape(target.shape)
+        return narrow(losses.reshape(target.shape), half)
     if reduction == "sum":
-        return losses.sum()
-    return losses.sum() / xp.maximum(counts.sum(), 1).astype(losses.dtype)
+        return narrow(losses.sum(), half)
+    return narrow(losses.sum() / xp.maximum(counts.sum(), 1).astype(losses.dtype), half)

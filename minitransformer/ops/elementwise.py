@@ -13,6 +13,7 @@ from typing import Any
 
 from ..backend import Array
 from ..tensor import primitive
+from .precision import all_half, narrow, wide
 
 Made = tuple[Array, Callable]
 
@@ -26,7 +27,7 @@ def sum_to(g: Any, shape: tuple[int, ...]) -> Any:
         return g
     extra = g.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1)
-    return g.sum(axis=axes, keepdims=True).reshape(shape)
+    return narrow(wide(g).sum(axis=axes, keepdims=True), all_half(g)).reshape(shape)
 
 
 @primitive

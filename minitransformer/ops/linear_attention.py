@@ -33,7 +33,7 @@ def _features(q: Any, k: Any, key_mask: Any) -> tuple[Any, Any]:
 
 
 def _check(q: Any, k: Any, v: Any, key_mask: Any, causal: bool) -> None:
-    check_attention(q, k, v)
+    check_attention(q, k, v, causal=causal)
     if causal and q.shape[-2] > k.shape[-2]:
         came = f"{q.shape[-2]} and {k.shape[-2]}"
         raise ValueError(f"causal linear attention needs at least a key for each query; got {came}; leave queries out")
@@ -55,10 +55,12 @@ def linear_attention(q: Any, k: Any, v: Any, key_mask: Any = None, causal: bool 
     The sums are matrices (K, Kᵥ), made once; time and memory are those of T·K·Kᵥ and no longer of T·S. Its weights are
     smoother than a softmax's and cannot be all but one-hot. Causal sums grow chunk by chunk of queries; inside a chunk
     scores are made. The last query stands at the last key.
-    Raises ValueError for shapes, TypeError for a mask that is not boolean. Katharopoulos et al. 2020, arXiv:2006.16236
-    (whose code adds 1e-6 to the denominator; here a row without keys gives zeros).
+    Raises ValueError for shapes and settings, TypeError for a mask that is not boolean. Katharopoulos et al. 2020,
+    arXiv:2006.16236 (whose code adds 1e-6 to the denominator; here a row without keys gives zeros).
     """
     _check(q, k, v, key_mask, causal)
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk is a number of queries of at least 1; got {chunk!r}; write chunk={CHUNK}")
     q, k = _features(q, k, key_mask)
     t, s = q.shape[-2], k.shape[-2]
     if not causal:

@@ -8,6 +8,7 @@ from typing import Any
 from ..backend import Array
 from ..tensor import primitive
 from .elementwise import sum_to
+from .precision import all_half, narrow, wide
 
 Made = tuple[Array, Callable]
 
@@ -23,18 +24,20 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
     μ and σ² run over the last axis; σ² divides by D, not D − 1.
     Ba, Kiros & Hinton 2016, arXiv:1607.06450.
     """
+    half, x = all_half(x, weight, bias), wide(x)  # 300² has no place in half precision
     centred = x - x.mean(axis=-1, keepdims=True)
     inv_std = 1 / xp.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
     x_hat = centred * inv_std
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
+        g = wide(g)
         g_hat = g * weight
         through_mean = g_hat.mean(axis=-1, keepdims=True)
         through_std = x_hat * (g_hat * x_hat).mean(axis=-1, keepdims=True)
         g_x = inv_std * (g_hat - through_mean - through_std)
         return g_x, sum_to(g * x_hat, weight.shape), sum_to(g, bias.shape)
 
-    return weight * x_hat + bias, vjp
+    return narrow(weight * x_hat + bias, half), vjp
 
 
 @primitive
@@ -47,12 +50,14 @@ def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
 
     Zhang & Sennrich 2019, arXiv:1910.07467.
     """
+    half, x = all_half(x, weight), wide(x)
     inv_rms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
     x_hat = x * inv_rms
 
     def vjp(g: Array) -> tuple[Array, Array]:
+        g = wide(g)
         g_hat = g * weight
         g_x = inv_rms * (g_hat - x_hat * (g_hat * x_hat).mean(axis=-1, keepdims=True))
         return g_x, sum_to(g * x_hat, weight.shape)
 
-    return weight * x_hat, vjp
+    return narrow(weight * x_hat, half), vjp

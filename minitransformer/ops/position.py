@@ -29,6 +29,12 @@ def _rotary(xp: Any, x: Array, cos: Array, sin: Array, *, pairing: str) -> Made:
     return _turned(xp, x, cos, sin, pairing), vjp
 
 
+def check_pairing(pairing: Any, name: str = "pairing") -> None:
+    """Raise ValueError for a way to make pairs that does not exist."""
+    if pairing not in PAIRINGS:
+        raise ValueError(f"{name} is one of {', '.join(PAIRINGS)}; got {pairing!r}; write {name}={PAIRINGS[0]}")
+
+
 def rotary(x: Any, cos: Any, sin: Any, pairing: str = "halves") -> Any:
     """Rotate pairs of numbers, each position by its own angles.
 
@@ -40,8 +46,7 @@ def rotary(x: Any, cos: Any, sin: Any, pairing: str = "halves") -> Any:
     2i + 1, as in the paper. One is the other with its numbers in another order, so that weights fit one alone.
     Raises ValueError for another name, an odd K, or angles of another shape. Su et al. 2021, arXiv:2104.09864.
     """
-    if pairing not in PAIRINGS:
-        raise ValueError(f"pairing is one of {', '.join(PAIRINGS)}; got {pairing!r}; write pairing='halves'")
+    check_pairing(pairing)
     wanted = (x.shape[-2], x.shape[-1] // 2)
     if x.shape[-1] % 2 or cos.shape != wanted or sin.shape != wanted:
         came = f"x {tuple(x.shape)}, cos {tuple(cos.shape)}, sin {tuple(sin.shape)}"

@@ -55,5 +55,20 @@ def raised(value: Any) -> Any:
     return _as(value, SINGLE) if _products.dtype is not None and value.dtype.char == HALF else value
 
 
+def wide(value: Any) -> Any:
+    """Return as float32 what is half, for the inside of an op: half precision has no room for 70,000 ones, or 300²."""
+    return _as(value, SINGLE) if value.dtype.char == HALF else value
+
+
+def all_half(*values: Any) -> bool:
+    """Tell whether the arrays among the values are half precision, and so what is made of them is to be, too."""
+    return all(v is None or v.dtype.char == HALF for v in values)
+
+
+def narrow(value: Any, half: bool) -> Any:
+    """Return what was made of `wide` numbers: in half precision if all inputs were (see `all_half`), else as it is."""
+    return _as(value, HALF) if half else value
+
+
 def _as(value: Any, dtype: str) -> Any:
     return value.to(dtype) if hasattr(value, "node") else value.astype(dtype)

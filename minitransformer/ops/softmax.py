@@ -8,25 +8,32 @@ from typing import Any
 
 from ..backend import Array, backend_of, namespace
 from ..tensor import as_array, primitive
-from .precision import raised
+from .precision import all_half, narrow, raised, wide
 
 Made = tuple[Array, Callable]
 
 
 @primitive
 def _softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
+    half, x = all_half(x), wide(x)  # the sum of a row has no place in half precision
     if mask is not None:
         x = xp.where(mask, x, -math.inf)
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(top == -math.inf, 0.0, top)  # a row that may look nowhere: e^(−∞ − 0) = 0
     e = xp.exp(x - top)
     total = e.sum(axis=axis, keepdims=True)
-    y = e / xp.where(total == 0, 1.0, total)
+    y = narrow(e / xp.where(total == 0, 1.0, total), half)
 
     def vjp(g: Array) -> tuple[Array, None]:
-        return y * (g - (g * y).sum(axis=axis, keepdims=True)), None
+        return through_softmax(y, g, axis), None
 
     return y, vjp
+
+
+def through_softmax(y: Any, g: Any, axis: int = -1) -> Any:
+    """Return the gradient of what the shares y were made from: y·(g − Σ g·y).    (..., N), (..., N) → (..., N)"""
+    half, y, g = all_half(y), wide(y), wide(g)
+    return narrow(y * (g - (g * y).sum(axis=axis, keepdims=True)), half)
 
 
 def softmax(x: Any, axis: int = -1, mask: Any = None) -> Any:
@@ -50,13 +57,15 @@ def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Made:
 
     x: (..., N) → (..., N)
     """
+    half, x = all_half(x), wide(x)
     z = x - x.max(axis=axis, keepdims=True)
     y = z - xp.log(xp.exp(z).sum(axis=axis, keepdims=True))
 
     def vjp(g: Array) -> tuple[Array]:
+        g = wide(g)
         return (g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
 
-    return y, vjp
+    return narrow(y, half), vjp
 
 
 @primitive
@@ -115,11 +124,12 @@ def cross_entropy(
     Label smoothing: Szegedy et al. 2016, arXiv:1512.00567.
     """
     data, logits = as_array(target), raised(logits)
+    half, logits = all_half(logits), wide(logits)
     classes, soft = logits.shape[-1], data.dtype.kind == "f"
     if data.shape != (logits.shape if soft else logits.shape[:-1]):
         raise ValueError(
-            f"cross_entropy needs logits (..., V) and target (...); got {logits.shape} and {data.shape}; "
-            "classes go last"
+            "cross_entropy needs logits (..., V) and target, integers (...) or probabilities (..., V); "
+            f"got {logits.shape} and {data.shape} of {data.dtype}; classes go last"
         )
     xp = namespace((as_array(logits), data))
     check_loss(label_smoothing, reduction)
@@ -140,9 +150,9 @@ def cross_entropy(
         q = q * weight.astype(logits.dtype)
     losses = _cross_entropy(logits, q)
     if reduction == "none":
-        return losses
+        return narrow(losses, half)
     if reduction == "sum":
-        return losses.sum()
+        return narrow(losses.sum(), half)
     shares = counts if weight is None or soft else counts * weight[safe]
     total = shares.sum().astype(logits.dtype)
-    return losses.sum() / xp.where(total == 0, xp.ones_like(total), total)
+    return narrow(losses.sum() / xp.where(total == 0, xp.ones_like(total), total), half)

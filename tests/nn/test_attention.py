@@ -1,5 +1,7 @@
 """Multi-head attention against PyTorch's: self, cross, causal, padded; its weights; its masks."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,21 @@ def test_dropout_is_off_in_eval(rng):
 def test_misuse_is_named(act, text):
     with pytest.raises(ValueError, match=text):
         act(np.ones((2, 5, 12), "float32"))
+
+
+def test_a_window_never_makes_all_scores_unless_it_is_told_to(backend, rng):
+    """4000² scores of one head are 61 MiB, and a step holds several such arrays; the blocks of a window, a few."""
+    if backend != "numpy":
+        pytest.skip("what NumPy allocates is counted")
+    t = 4000
+    x = mt.tensor(rng.standard_normal((1, t, 8)).astype("float32"))
+
+    def peak(kind):
+        attention = nn.MultiHeadAttention(8, 1, window=1001, kind=kind)
+        tracemalloc.start()
+        attention(x, causal=True).sum().backward()
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    assert peak("auto") < t * t * 4 / 8 < peak("dense")

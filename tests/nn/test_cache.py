@@ -196,6 +196,9 @@ def test_a_window_holds_something():
     with pytest.raises(ValueError, match="at least the query's own key; got 0"):
         nn.KVCache(window=0)
     assert nn.LayerCache(window=5).past.window == 5 and nn.LayerCache().memory.window is None
+    for window in (1.5, True, "8"):
+        with pytest.raises(ValueError, match=f"at least the query's own key; got {window!r}"):
+            nn.KVCache(window=window)
 
 
 def test_a_key_mask_speaks_of_all_that_was_read_also_where_a_window_has_dropped_some(rng):

@@ -1,5 +1,7 @@
 """Positions: the table of the paper, what a shift does, the end of the table."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -241,6 +243,13 @@ def test_relative_positions_are_shared_by_the_layers_of_a_stack():
     [
         (lambda: nn.RotaryPositions(5, 8), "turn pairs; got a width of 5"),
         (lambda: nn.RotaryPositions(6, 8, scaling=0), "are positive"),
+        (lambda: nn.RotaryPositions(6, 8, scaling=math.inf), "got 10000.0 and inf"),
+        (lambda: nn.RotaryPositions(6, 8, scaling=math.nan), "got 10000.0 and nan"),
+        (lambda: nn.RotaryPositions(6, 8, base=math.inf), "got inf and 1.0"),
+        (lambda: nn.RotaryPositions(6, 8, scaling="2"), "got 10000.0 and '2'"),
+        (lambda: nn.RotaryPositions(6, 8, pairing="foo"), "got 'foo'; write pairing=halves"),
+        (lambda: nn.RelativeBias(0), "at least one head; got 0"),
+        (lambda: nn.AlibiBias(2.5), "at least one head; got 2.5"),
         (lambda: nn.RotaryPositions(6, 8)(np.ones((9, 6))), "max_length=8; got a sequence of 9"),
         (
             lambda: ops.rotary(np.ones((3, 4)), np.ones((3, 2)), np.ones((3, 2)), "both"),

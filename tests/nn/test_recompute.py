@@ -5,6 +5,7 @@ import pytest
 
 import minitransformer as mt
 from minitransformer import nn, ops
+from minitransformer.gradcases import functional
 from minitransformer.models import GPT2, GPT2Config, Transformer, TransformerConfig
 
 SIZES = {"d_model": 12, "heads": 2, "layers": 3, "d_ff": 24, "dropout": 0.2, "max_length": 16}
@@ -88,3 +89,30 @@ def test_it_stands_for_its_module_and_looks_on_as_it_does(rng):
     assert seen[0].shape == (1, 2, 4, 4)
     with pytest.raises(AttributeError, match="cross"):
         layer.cross  # noqa: B018
+
+
+def test_tensors_in_the_place_of_parameters_are_there_again_on_the_way_back(rng):
+    """A module as a function of its parameters: what stood there in the forward pass, and not what stands there now."""
+    results, point = [], rng.standard_normal((2, 5, 6))
+    for wrap in (nn.Recompute, nn.Sequential):  # the one computes again, the other does not
+        mt.manual_seed(0)
+        layer = wrap(nn.EncoderLayer(6, 2, 7, 0.3, "pre", "gelu", tie_output=True))
+        f, parameters, _ = functional(layer)
+        x, *leaves = (mt.tensor(a, requires_grad=True) for a in (point, *parameters))
+        mt.manual_seed(7)
+        y = f([t * t for t in leaves], x)  # and they need not be leaves
+        (y * y).sum().backward()
+        assert all(p.grad is None for p in layer.parameters())
+        results.append([y.numpy(), x.grad.numpy(), *[t.grad.numpy() for t in leaves]])
+    for again, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(again, plain, rtol=0, atol=1e-12 * max(np.abs(plain).max(), 1))
+
+
+def test_a_parameter_that_was_replaced_before_the_way_back_is_the_one_that_gets_the_gradient(rng):
+    layer, x = nn.Recompute(nn.Linear(3, 2)), mt.tensor(np.ones((1, 3), "float32"))
+    used = layer.module.weight
+    y = layer(x)
+    layer.module.weight = nn.Parameter(np.zeros((2, 3), "float32"))
+    y.sum().backward()
+    np.testing.assert_array_equal(used.grad.numpy(), 1)
+    assert layer.module.weight.grad is None and layer.module.weight is not used

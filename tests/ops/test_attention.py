@@ -121,3 +121,62 @@ def test_masks_and_shapes_that_do_not_fit_are_named(rng):
         ops.scaled_dot_product_attention(q, k[..., :2], v)
     with pytest.raises(ValueError, match="match K, and S"):
         ops.scaled_dot_product_attention(q, k, v[..., :6, :])
+
+
+LOGIT = 1e4  # of q·kᵀ/√K; with K = 64 the product before the division is 8e4, beyond float16
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("blockwise", [False, True])
+@pytest.mark.parametrize("half", ["inputs", "autocast"])
+def test_logits_of_ten_thousand_fit_into_half_precision(half, blockwise, kernels, rng):
+    """Two kinds of keys, at logits of 1e4 and −1e4: a query mixes the values of its own kind."""
+    signs = np.array([1, -1, 1])[:, None]
+    same = signs * np.full((1, 1, 3, 64), (8 * LOGIT / 64) ** 0.5)
+    dtype = "float16" if half == "inputs" else "float32"
+    q, k, v = (mt.tensor(a.astype(dtype), requires_grad=True) for a in (same, same, rng.standard_normal((1, 1, 3, 2))))
+    g = rng.standard_normal((1, 1, 3, 2)).astype("float16")
+    with mt.use_kernels(kernels), mt.autocast(half == "autocast"):
+        y = ops.scaled_dot_product_attention(q, k, v, blockwise=blockwise)
+        weights = ops.attention_weights(q, k)
+    y.backward(g)
+    p = (signs == signs.T) / (signs == signs.T).sum(axis=1, keepdims=True)
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(weights.numpy()[0, 0], p, atol=1e-3)
+    np.testing.assert_allclose(y.numpy(), p @ v.numpy(), rtol=0, atol=2e-3)
+    np.testing.assert_allclose(v.grad.numpy(), p.T @ g, rtol=0, atol=2e-3)
+    p, g, x = (a.astype("float64") for a in (p, g, v.numpy()))
+    g_p = g @ x.swapaxes(-1, -2)
+    g_scores = p * (g_p - (g_p * p).sum(axis=-1, keepdims=True)) / 8
+    for ours, wanted in ((q.grad, g_scores @ same), (k.grad, g_scores.swapaxes(-1, -2) @ same)):
+        np.testing.assert_allclose(ours.numpy(), wanted, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_seventy_thousand_keys_are_mixed_in_half_precision(blockwise, kernels):
+    s = 70_000  # more ones than float16 can add up
+    q, k = (mt.tensor(np.zeros((1, 1, n, 2), "float16"), requires_grad=True) for n in (1, s))
+    values = np.resize([900, 1100], (1, 1, s, 1)).astype("float16")
+    v = mt.tensor(values, requires_grad=True)
+    with mt.use_kernels(kernels):
+        y = ops.scaled_dot_product_attention(q, k, v, blockwise=blockwise)
+        y.backward(np.full((1, 1, 1, 1), 10, "float16"))
+    assert y.dtype == v.grad.dtype == k.grad.dtype == np.float16
+    np.testing.assert_allclose(y.item(), 1000, rtol=4e-3)
+    np.testing.assert_allclose(v.grad.numpy(), 10 / s, rtol=4e-3)
+    assert np.isfinite(k.grad.numpy()).all() and not q.grad.numpy().any()
+    if not blockwise:
+        assert abs(ops.attention_weights(q, k).numpy().sum(dtype="float32") - 1) < 4e-3
+
+
+@pytest.mark.parametrize("heads", [3, 0, -1, 2.0, True])
+def test_heads_that_do_not_divide_the_width_are_named(heads, rng):
+    with pytest.raises(ValueError, match=rf"heads divide the width .*got \(2, 5, 8\) for heads={heads}; write heads=1"):
+        ops.split_heads(rng.standard_normal((2, 5, 8)), heads=heads)
+
+
+@pytest.mark.parametrize("groups", [0, -1, 1.5])
+def test_a_head_serves_at_least_one(groups, rng):
+    with pytest.raises(ValueError, match=rf"at least one head each; got \(2, 3, 5, 4\) and groups={groups}"):
+        ops.repeat_heads(rng.standard_normal((2, 3, 5, 4)), groups)

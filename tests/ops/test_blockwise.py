@@ -188,9 +188,15 @@ def test_long_sequences_and_narrow_windows_go_in_blocks_by_themselves(rng, monke
     assert not asked
     ops.scaled_dot_product_attention(q, q, q, causal=True, window=16)
     assert asked == [1]
+    monkeypatch.setattr(ops.attention, "MANY_QUERIES", 64)
+    ops.scaled_dot_product_attention(q, q, q, causal=True, window=63)
+    assert asked == [1, 1]
+    ops.scaled_dot_product_attention(q, q, q, causal=True, window=64)  # hides nothing
+    ops.scaled_dot_product_attention(q[:, :, :63], q, q, window=63)
+    assert asked.count(1) == 2
     monkeypatch.setattr(ops.attention, "MANY_SCORES", 64 * 64 - 1)
     ops.scaled_dot_product_attention(q, q, q)
-    assert asked == [1, 1]
+    assert asked == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

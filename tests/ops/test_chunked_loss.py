@@ -61,9 +61,27 @@ def test_bad_arguments_get_one_line(rng):
     x, weight = rng.standard_normal((5, 4)), rng.standard_normal((7, 4))
     for args, text in (
         ((x, weight, np.zeros(4, int)), "match D, and the tokens"),
+        ((x, weight, np.zeros(5)), r"target is integers \(...\); got float64 \(5,\); write target.astype\(int\)"),
         ((x, weight, np.full(5, 7)), "targets lie in 0 … 6 .* got 7"),
         ((x, weight, np.zeros(5, int), -100, 2.0), "label_smoothing lies in"),
         ((x, weight, np.zeros(5, int), -100, 0.0, "mean", 0), "a number of rows of at least 1; got 0"),
     ):
         with pytest.raises(ValueError, match=text):
             ops.linear_cross_entropy(*args)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("classes, tokens", [(70_000, 2), (5, 70_000)])
+def test_half_precision_bears_many_classes_and_many_tokens(classes, tokens, autocast, backend, rng):
+    """70,000 ones, or losses, are beyond float16; the mean of the losses is ln V."""
+    dtype = "float32" if autocast else "float16"
+    x = mt.tensor(np.ones((tokens, 1), dtype), requires_grad=True)
+    weight = mt.tensor(np.ones((classes, 1), dtype), requires_grad=True)
+    target = np.resize(rng.integers(0, 5, 3), tokens)
+    with mt.autocast(autocast):
+        loss = ops.linear_cross_entropy(x, weight, target, chunk=4096)
+    loss.backward(np.full((), 8, loss.dtype))
+    assert loss.dtype == np.dtype(dtype) and x.grad.dtype == weight.grad.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(loss.item(), np.log(classes), rtol=1e-3)
+    counts = np.bincount(target, minlength=classes) / tokens
+    np.testing.assert_allclose(weight.grad.numpy()[:5, 0], 8 * (1 / classes - counts[:5]), atol=0.05)

@@ -79,3 +79,15 @@ def test_bad_shapes_get_one_line(rng):
         ops.linear_attention(q, k[..., :3], v)
     with pytest.raises(TypeError, match="a mask is boolean"):
         ops.linear_attention(q, k, v, np.ones((2, 1, 11)))
+
+
+@pytest.mark.parametrize("settings, text", [
+    ({"chunk": 0}, "chunk is a number of queries of at least 1; got 0; write chunk=64"),
+    ({"chunk": -1, "causal": True}, "got -1"),
+    ({"chunk": 2.0, "causal": True}, "got 2.0"),
+    ({"causal": "no"}, "causal is True or False; got 'no'"),
+])  # fmt: skip
+def test_bad_settings_get_one_line(settings, text, rng):
+    q, k, v = arrays(rng, 11, 11)
+    with pytest.raises(ValueError, match=text):
+        ops.linear_attention(q, k, v, **settings)

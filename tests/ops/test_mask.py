@@ -1,5 +1,8 @@
 """Which query may look at which key, from positions alone."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 
@@ -33,3 +36,73 @@ def test_a_mask_is_an_array_of_booleans():
     assert boolean(None) is None
     with pytest.raises(TypeError, match="True = may look; got float64"):
         boolean(np.ones(3))
+
+
+WHOLE = (2, 3, 5, 7)  # of the scores
+
+
+@pytest.mark.parametrize("name", ["mask", "bias"])
+@pytest.mark.parametrize("blockwise, kernels", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (6, 7), (5, 8), (4, 5, 7), (3, 1, 5, 7), (1, 2, 3, 5, 7), ()])
+def test_what_does_not_fit_the_scores_is_refused(shape, blockwise, kernels, name, rng):
+    q, k, v = (rng.standard_normal((2, 3, n, 4)) for n in (5, 7, 7))
+    added = np.ones(shape, bool) if name == "mask" else np.ones(shape)
+    text = rf"a {name} broadcasts to .*got {re.escape(str(shape))} for scores {re.escape(str(WHOLE))}; match its axes"
+    with mt.use_kernels(kernels), pytest.raises(ValueError, match=text):
+        ops.scaled_dot_product_attention(q, k, v, blockwise=blockwise, **{name: added})
+    with pytest.raises(ValueError, match=text):
+        ops.attention_weights(q, k, **{name: added})
+
+
+@pytest.mark.parametrize("blockwise, kernels", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (5, 1), (5, 7), (3, 1, 1), (2, 1, 5, 7), (1, 1, 1, 1)])
+def test_what_fits_the_scores_counts_as_if_it_were_written_out(shape, blockwise, kernels, rng):
+    q, k, v = (rng.standard_normal((2, 3, n, 4)) for n in (5, 7, 7))
+    bias, mask = rng.standard_normal(shape), rng.random(shape) > 0.2
+    with mt.use_kernels(kernels):
+        y = ops.scaled_dot_product_attention(q, k, v, mask, bias=bias, blockwise=blockwise)
+        whole = [np.broadcast_to(a, WHOLE) for a in (mask, bias)]
+        wanted = ops.scaled_dot_product_attention(q, k, v, whole[0], bias=whole[1], blockwise=False)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("blockwise", [False, True])
+@pytest.mark.parametrize("shape", [(2, 11), (3, 3, 11), (1, 2, 3, 11)])
+def test_a_distance_bias_has_the_heads_of_the_queries(shape, blockwise, rng):
+    q, k, v = (rng.standard_normal((2, 3, n, 4)) for n in (5, 7, 7))
+    with pytest.raises(ValueError, match=r"distance_bias \(.*q's leading axes, or 1; got .*; make one a head"):
+        ops.scaled_dot_product_attention(q, k, v, distance_bias=np.ones(shape), blockwise=blockwise)
+    with pytest.raises(ValueError, match="a number for each distance"):
+        ops.scaled_dot_product_attention(q, k, v, distance_bias=np.float64(1.0), blockwise=blockwise)
+
+
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_heads_that_do_not_meet_are_named(blockwise, rng):
+    q, k = rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((2, 2, 5, 4))
+    with pytest.raises(ValueError, match=r"the same leading axes, or 1; got \(2, 3, 5, 4\), \(2, 2, 5, 4\), "):
+        ops.scaled_dot_product_attention(q, k, k, blockwise=blockwise)
+    y = ops.scaled_dot_product_attention(q, k[:, :1], k[:1, :1], blockwise=blockwise)  # one serves all
+    wanted = ops.scaled_dot_product_attention(q, np.tile(k[:, :1], (1, 3, 1, 1)), np.tile(k[:1, :1], (2, 3, 1, 1)))
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings, text", [
+    ({"causal": "no"}, "causal is True or False; got 'no'; write causal=True"),
+    ({"scale": math.nan}, "scale is a number, None for 1/√K; got nan"),
+    ({"scale": math.inf}, "got inf"),
+    ({"scale": "1"}, "got '1'"),
+])  # fmt: skip
+def test_settings_that_are_none_are_named(settings, text, rng):
+    q = rng.standard_normal((2, 3, 5, 4))
+    for attend in (ops.scaled_dot_product_attention, ops.blockwise_attention):
+        with pytest.raises(ValueError, match=text):
+            attend(q, q, q, **settings)
+    with pytest.raises(ValueError, match=text):
+        ops.attention_weights(q, q, **settings)
+
+
+def test_a_scale_of_numpys_leaves_the_type_alone(rng):
+    q = rng.standard_normal((2, 3, 5, 4)).astype("float32")
+    for blockwise in (False, True):
+        y = ops.scaled_dot_product_attention(q, q, q, scale=np.float64(0.5), blockwise=blockwise)
+        assert y.dtype == np.float32

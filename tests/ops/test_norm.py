@@ -36,3 +36,22 @@ def test_a_constant_row_has_a_finite_gradient():
 def test_layer_norm_keeps_four_arrays_for_its_backward():
     _, vjp = ops.layer_norm.body(np, np.ones((2, 3)), np.ones(3), np.zeros(3))
     assert set(vjp.__code__.co_freevars) == {"x_hat", "inv_std", "weight", "bias"}
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_squares_of_large_numbers_fit_into_half_precision(name, kernels, rng):
+    """300² is beyond float16, and so are x² + ... of a row; the result is of size 1."""
+    x, weight, bias = 3000 * rng.standard_normal((3, 40)), rng.standard_normal(40), rng.standard_normal(40)
+    given = [a.astype("float16") for a in (x, weight, bias)[: 3 if name == "layer_norm" else 2]]
+    g = rng.standard_normal((3, 40)).astype("float16")
+    results = []
+    for dtype in ("float16", "float64"):
+        inputs = [mt.tensor(a.astype(dtype), requires_grad=True) for a in given]
+        with mt.use_kernels(kernels):
+            y = getattr(ops, name)(*inputs)
+            y.backward(g.astype(dtype))
+        results.append([y.numpy(), *[t.grad.numpy() for t in inputs]])
+    for half, exact in zip(*results, strict=True):
+        assert half.dtype == np.float16
+        np.testing.assert_allclose(half, exact, rtol=0, atol=5e-3 * np.abs(exact).max())
