@@ -15,6 +15,7 @@ import numpy as np
 from . import backend, checkpoint, data, draw, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .models.config import LayersConfig
+from .models.transformer import TIES
 from .ops.mask import band_mask
 from .tensor import Tensor, no_grad
 from .train import TrainConfig
@@ -25,7 +26,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "numbers": {"steps": 1200, "max_length": 32},
     "translate": {"steps": 3000, "dropout": 0.1, "label_smoothing": 0.1, "max_length": 256, "learning_rate": 2e-3},
     "lm": {"steps": 1500, "batch_size": 16, "d_model": 128, "d_ff": 512, "layers": 4, "max_length": 64,
-           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1, "positions": "learned"},
+           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1, "positions": "learned",
+           "tie_embeddings": "target"},
 }  # fmt: skip
 # What the fields of TrainConfig and TransformerConfig have in common.
 SIZES = (
@@ -300,14 +302,13 @@ class LanguageTask:
         self.bytes_per_token = len(text[cut:].encode()) / max(len(self.validation), 1)
 
     def build(self, config: TrainConfig, tokenizer: data.Tokenizer) -> None:
-        """Make the model for a vocabulary."""
+        """Make the model for a vocabulary. Its only embedding is tied to the output by "target" and by "all"."""
         self.config, self.tokenizer = config, tokenizer
         backend.manual_seed(config.seed)
-        sizes = {
-            name: getattr(config, name)
-            for name in SIZES
-            if name not in ("norm", "tie_embeddings")  # GPT-2 has its own
-        }
+        ties = config.tie_embeddings
+        if ties not in TIES:
+            raise ValueError(f"tie_embeddings is one of {', '.join(TIES)}; got {ties!r}; write tie_embeddings=target")
+        sizes = {name: getattr(config, name) for name in SIZES} | {"tie_embeddings": ties != "none"}
         self.model: Any = GPT2(GPT2Config(vocab_size=len(tokenizer), **sizes))
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -441,7 +442,21 @@ def read_config(folder: Path) -> TrainConfig:
     fields = checkpoint.read_json(folder / "config.json")
     if not isinstance(fields, dict) or fields.get("task") not in TASKS:
         raise ValueError(f"a run's config names its task; {folder / 'config.json'} does not; name another run")
-    return TrainConfig.from_dict(fields)
+    return TrainConfig.from_dict(fields if fields["task"] != "lm" else _as_saved(folder, fields))
+
+
+def _as_saved(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a language model as its checkpoint has them.
+
+    Early runs of `lm` wrote norm and tie_embeddings down, and were pre-norm and tied all the same.
+    """
+    if not checkpoint.checkpoints(folder / "checkpoint"):
+        return fields
+    names = checkpoint.load_checkpoint(folder / "checkpoint")[0]
+    tied = fields.get("tie_embeddings") in ("target", "all")
+    if "output.weight" not in names and not tied:
+        fields = {**fields, "tie_embeddings": "target"}
+    return {**fields, "norm": "pre"} if "decoder.norm.weight" in names else fields
 
 
 def make_task(config: TrainConfig) -> Any:

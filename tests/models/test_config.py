@@ -40,6 +40,8 @@ def test_a_config_goes_through_json():
         (lambda: TransformerConfig.from_dict({"width": 3}), "got width"),
         (lambda: GPT2Config(d_model=10, heads=3), "heads=3"),
         (lambda: GPT2Config(dropout=-1), "dropout"),
+        (lambda: GPT2Config(norm="mid"), "norm is one of pre, post; got 'mid'; write norm=pre"),
+        (lambda: GPT2Config(tie_embeddings="foo"), "tie_embeddings is true or false; got 'foo'"),
     ],
 )
 def test_impossible_values_are_named(make, text):
