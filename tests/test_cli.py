@@ -259,6 +259,40 @@ def test_gradcheck_prints_a_row_each_and_fails_with_status_1(call, monkeypatch):
     assert status == 1 and "FAILED: derivative of order 1" in out and out.endswith("1 failed\n")
 
 
+def cheaper_attention():
+    """Return FIELD=VALUE of every row of the README's table "Cheaper attention"."""
+    section = (LESSONS.parent / "README.md").read_text(encoding="utf-8").split("## Cheaper attention\n")[1]
+    found, field = [], ""
+    for row in section.split("\n\n")[1].splitlines()[2:]:
+        for word in re.findall(r"`([^`]+)`", row.split("|")[2]):
+            if word == "tie_embeddings":  # named without a value
+                found += [f"{word}={value}" for value in ("none", "target", "all")]
+            elif "=" in word:
+                field = word.split("=")[0]
+                found.append(word)
+            else:
+                found.append(f"{field}={word}")
+    return found
+
+
+@pytest.mark.skipif("config.where != 'numpy'", reason="the fields are the same on both backends")
+@pytest.mark.parametrize("setting", cheaper_attention())
+@pytest.mark.parametrize("task", ["lm", "translate"])
+def test_each_field_of_the_readmes_table_is_enough_alone(task, setting, call, elsewhere):
+    (elsewhere / "t.txt").write_text("the cat sat on the mat. " * 40)
+    (elsewhere / "p.tsv").write_text("".join(f"{i}\t{i}{i}\n" for i in range(40)))
+    file = ["--text", "t.txt"] if task == "lm" else ["--pairs", "p.tsv"]
+    words = [*SMALL[:-1], "--set=steps=2", "--set=tokens=char", "--set=max_length=16", "--set=workers=1"]
+    status, out, err = call("train", task, *file, "--out", "r", *words, f"--set={setting}")
+    assert status == 0, err
+    field, value = setting.split("=")
+    assert json.loads((elsewhere / "r/config.json").read_text())[field] == cli._value(value)
+
+
+def test_the_readmes_table_is_read_whole():
+    assert {"kv_heads=1", "positions=relative", "attention=linear", "activation=swiglu"} <= set(cheaper_attention())
+
+
 def write_bad_files(folder):
     (folder / "empty.tsv").write_text("")
     (folder / "no_tab.tsv").write_text("one\teins\ntwo zwei\n")

@@ -45,7 +45,8 @@ class LayersConfig(Config):
 
     kv_heads: heads of keys and values, 0 for as many as heads. share: none, qk (one projection for queries and keys)
     or heads (one for all heads). tie_output: project back by the transpose of the values' projection. qk_norm: norm
-    queries and keys. window: keys that a query sees, 0 for all. attention: auto, dense, blockwise or linear.
+    queries and keys. window: keys that a query sees, 0 for all. attention: auto, dense, blockwise or linear
+    (which makes no weights: dropout then acts on all else).
     distinct_layers: how many layers have weights of their own, 0 for all; with 2 of 6, three follow the first and
     three the second (Lan et al. 2019, arXiv:1909.11942, share one). recompute: compute each layer again in the
     backward pass instead of keeping what is inside (see nn.Recompute). rotary_pairing, rotary_scaling: how rotary
@@ -109,5 +110,5 @@ class LayersConfig(Config):
             raise ValueError(f"an activation is one of {known}; got {act!r}; write activation=relu")
         check_options(
             heads, self.kv_heads or heads, self.share, self.tie_output, self.window, self.attention,
-            biased=positions in ("alibi", "relative"), dropout=dropout,
+            biased=positions in ("alibi", "relative"), dropout=0.0,  # of linear attention a layer drops no weights
         )  # fmt: skip
