@@ -280,7 +280,7 @@ def test_an_infinite_gradient_is_told_though_its_elements_are_clipped(backend):
     parameter.grad.data[...] = np.inf
     gradients = train_module._Gradients(task.model, 1.0, 0.01)
     with pytest.raises(FloatingPointError, match=rf"that of {name} is not, at step 7"), np.errstate(all="ignore"):
-        gradients.note(7, gradients.clip())
+        gradients.note(7, gradients.clip(), loss.data)
         gradients.read()
 
 
@@ -344,6 +344,67 @@ def test_a_gradient_that_is_not_finite_is_told_with_parameter_and_step(tmp_path)
     task = tasks.make_task(c)
     task.model.encoder.layers[0].feed_forward.up.weight.data[0, 0] = np.inf
     with pytest.raises(FloatingPointError, match=r"at step 1; lower learning_rate"), np.errstate(all="ignore"):
+        train(task, c, tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_all_gradients_are_bad_no_first_one_is_blamed(workers, tmp_path, backend):
+    """After a forward pass that gives no number they all are; what is told is what was no number before."""
+    c = config(workers=workers)
+    task = tasks.make_task(c)
+    count, name = len(task.model.parameters()), "encoder.layers.0.feed_forward.up.weight"
+    dict(task.model.named_parameters())[name].data[0, 0] = np.inf
+    with pytest.raises(FloatingPointError) as caught:
+        train(task, c, tmp_path, quiet=True)
+    itself = f", and {name} itself is not finite" if backend == "numpy" else ""  # a GPU has taken the step by then
+    assert str(caught.value) == (
+        f"gradients are finite numbers; those of all {count} parameters are not (the loss is nan{itself}), "
+        "at step 1; lower learning_rate or lengthen warmup_steps"
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{"workers": 1}, {"workers": 2}, {"workers": 1, "accumulate": 2}])
+def test_a_run_away_is_told_in_one_line_and_no_warning(settings, tmp_path, capfd, backend):
+    finite = ", though all parameters are finite" if backend == "numpy" else ""
+    with pytest.raises(FloatingPointError, match=rf"\(the loss is nan{finite}\), at step 2; lower"):
+        run(tmp_path, learning_rate=1e30, warmup_steps=0, **settings)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("log_every, step", [(100, 17), (2, 2)])  # 65,536 is halved 16 times first
+def test_what_overflows_half_precision_unscaled_is_told_with_parameter_and_step(log_every, step, tmp_path, backend):
+    c = config(precision="float16", workers=1, backend=backend, log_every=log_every, steps=20, checkpoint_every=100)
+    task = tasks.make_task(c)
+    name = "decoder.norm.weight"
+    dict(task.model.named_parameters())[name].data[0] = np.nan
+    told = rf"\(the loss is nan, and {name} itself is not finite\), at step {step}; write precision=float32, or lower"
+    with pytest.raises(FloatingPointError, match=told):
+        train(task, c, tmp_path, quiet=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_gradient_that_overflows_half_precision_is_named(tmp_path, backend):
+    c = config(precision="float16", workers=1, backend=backend, log_every=100, steps=20, checkpoint_every=100)
+    task = tasks.make_task(c)
+    name, weight = list(task.model.named_parameters())[5]
+    plain = task.loss
+
+    def loss(*arrays):
+        value, tokens = plain(*arrays)
+        return value + (weight * 0.0).sqrt().sum(), tokens  # whose value is 0, and whose slope is infinite there
+
+    task.loss = loss
+    with pytest.raises(FloatingPointError, match=f"that of {name} is not, at step 17; write precision=float"):
+        train(task, c, tmp_path, quiet=True)
+
+
+def test_weights_that_overflow_in_the_last_step_are_told(tmp_path):
+    """Its gradients were still numbers; what is held out is looked at after it."""
+    c = config()
+    task = tasks.make_task(c)
+    task.held_out_loss = lambda: math.nan
+    with pytest.raises(FloatingPointError, match="validation_loss is nan after step 12; lower learning_rate"):
         train(task, c, tmp_path, quiet=True)
 
 

@@ -53,10 +53,21 @@ class SpikeGuard:
     def look(self, step: int, loss: float, norms: Sequence[float]) -> Spike | None:
         """Return None for a step to be taken, which is then remembered; else the spike that it is.
 
-        Raises FloatingPointError, with step and parameter, for the fifth spike in a row, or a loss that is not finite.
+        norms: one for each name. Raises FloatingPointError, with step and parameter, for the fifth spike in a row, or
+        for a loss or a norm that is not finite; ValueError for another count of norms.
         """
+        if len(norms) != len(self.names):
+            raise ValueError(
+                f"norms come one for each name; got {len(norms)} for {len(self.names)} names; "
+                "write optim.grad_norms(model.parameters())"
+            )
         if not math.isfinite(loss):
             raise FloatingPointError(f"a loss is a finite number; got {loss} at step {step}; lower learning_rate")
+        for name, norm in zip(self.names, norms, strict=True):
+            if not math.isfinite(norm):
+                raise FloatingPointError(
+                    f"norms are finite numbers; got {norm} for {name} at step {step}; lower learning_rate"
+                )
         leap = self._leap(loss)
         if leap <= self.limit:
             self.losses.append(loss)
