@@ -425,6 +425,24 @@ def test_every_schedule_can_be_asked_for_by_name():
         np.testing.assert_allclose([schedule(t) for t in range(1, 11)], peak * np.arange(1, 11) / 10, err_msg=name)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"accumulate": 2}, {"recompute": True}, {"clip_value": 0.01, "clip_norm": 0.05}])
+def test_a_frozen_part_stays_as_it_was_and_the_rest_is_trained(more, workers, tmp_path, backend):
+    """With weight decay, which a frozen parameter must not see either; and it costs the optimizer no state."""
+    c = config(workers=workers, weight_decay=0.1, backend=backend, steps=4, **more)
+    task = tasks.make_task(c)
+    frozen = ["source_embedding.weight", "encoder.layers.0.feed_forward.up.weight"]
+    parameters = dict(task.model.named_parameters())
+    for name in frozen:
+        parameters[name].requires_grad = False
+    task.model.to("float32")
+    before = {name: p.numpy().copy() for name, p in parameters.items()}
+    result = train(task, c, tmp_path, quiet=True)
+    assert [name for name, p in parameters.items() if (p.numpy() == before[name]).all()] == frozen
+    trained = sum(p.data.nbytes for name, p in parameters.items() if name not in frozen)
+    assert result["optimizer_bytes"] == 2 * trained
+
+
 def test_vectors_are_not_decayed():
     model = tasks.make_task(config()).model
     groups = make_optimizer(TrainConfig(**SMALL), model).groups
