@@ -431,10 +431,36 @@ TASKS: dict[str, Any] = {
 
 
 def make_config(task: str, settings: dict[str, Any]) -> TrainConfig:
-    """Return a task's config with settings over its defaults. Raises ValueError for unknown names or bad values."""
+    """Return a task's config with settings over its defaults.
+
+    A warm-up by default is cut to a run that is short. Raises ValueError for unknown names, bad values, or settings
+    that the schedule would not heed.
+    """
     if task not in TASKS:
         raise ValueError(f"a task is one of {', '.join(TASKS)}; got {task!r}; write train reversal")
-    return TrainConfig.from_dict({"task": task, **DEFAULTS[task], **settings})
+    config = TrainConfig.from_dict({"task": task, **DEFAULTS[task], **settings})
+    if config.schedule == "noam":
+        _check_noam(config, "learning_rate" in settings)
+    if config.schedule in ("cosine", "linear") and config.warmup_steps >= config.steps:
+        if "warmup_steps" in settings:
+            came, fits = f"warmup_steps={config.warmup_steps}, steps={config.steps}", config.steps // 10
+            raise ValueError(
+                f"schedule={config.schedule} falls after its warm-up; got {came}; write warmup_steps={fits}"
+            )
+        return dataclasses.replace(config, warmup_steps=config.steps - 1)
+    return config
+
+
+def _check_noam(config: TrainConfig, with_rate: bool) -> None:
+    """Raise ValueError for what Noam's curve, made of d_model and warmup_steps alone, has no room for."""
+    if with_rate:
+        came = f"schedule=noam, learning_rate={config.learning_rate}"
+        raise ValueError(
+            f"learning_rate is the peak of all schedules but noam, which has its own; got {came}; "
+            "write schedule=inverse_sqrt, the same curve with a peak of yours"
+        )
+    if not config.warmup_steps:
+        raise ValueError("schedule=noam warms up for at least one step; got warmup_steps=0; write warmup_steps=100")
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -442,6 +468,8 @@ def read_config(folder: Path) -> TrainConfig:
     fields = checkpoint.read_json(folder / "config.json")
     if not isinstance(fields, dict) or fields.get("task") not in TASKS:
         raise ValueError(f"a run's config names its task; {folder / 'config.json'} does not; name another run")
+    if fields.get("positions") != "rotary":  # early runs took these, and did nothing with them
+        fields = {name: value for name, value in fields.items() if name not in ("rotary_pairing", "rotary_scaling")}
     return TrainConfig.from_dict(fields if fields["task"] != "lm" else _as_saved(folder, fields))
 
 

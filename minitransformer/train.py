@@ -40,7 +40,7 @@ class TrainConfig(LayersConfig):
     backend: str = "numpy"
     steps: int = 1500
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-3  # the peak of the schedule; noam has its own, 1/√(d_model·warmup_steps)
     warmup_steps: int = 100
     optimizer: str = "adamw"  # adamw, adam, sgd, adafactor or lion (whose learning_rate is 3 to 10 times smaller)
     schedule: str = "cosine"  # cosine, linear, inverse_sqrt, exponential, step, constant or noam; all warm up
@@ -169,6 +169,7 @@ def make_optimizer(config: TrainConfig, model: Module) -> Any:
 
 
 # name → the schedule of a config and its warm-up; w is cut short for those that have to end it before config.steps
+# (tasks.make_config refuses what would be cut here, and early runs are resumed as they began)
 SCHEDULES: dict[str, Callable[[TrainConfig, int], Callable[[int], float]]] = {
     "cosine": lambda c, w: optim.WarmupCosine(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
     "linear": lambda c, w: optim.WarmupLinear(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),

@@ -203,6 +203,16 @@ def test_an_early_run_whose_norm_and_ties_were_not_heeded_is_loaded_as_it_was_bu
     assert again.config.to_dict() == config
 
 
+def test_what_early_runs_took_without_effect_does_not_keep_them_from_being_loaded(tmp_path):
+    trained("numbers", tmp_path, limit=30, steps=3, **SMALL)
+    config = checkpoint.read_json(tmp_path / "config.json")
+    early = {"warmup_steps": 100, "rotary_scaling": 2.0, "rotary_pairing": "neighbours"}
+    checkpoint.write_json(tmp_path / "config.json", {**config, **early})
+    assert tasks.load_task(tmp_path).config.to_dict() == {**config, "warmup_steps": 100}
+    checkpoint.write_json(tmp_path / "config.json", {**config, "schedule": "noam", "warmup_steps": 0})
+    assert tasks.load_task(tmp_path).config.schedule == "noam"
+
+
 def test_bits_per_byte_is_the_loss_in_other_units(tmp_path):
     text = tmp_path / "t.txt"
     text.write_text("äöü abc " * 200, encoding="utf-8")

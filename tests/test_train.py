@@ -45,7 +45,7 @@ def run(folder, resume=False, **settings):
 
 def test_a_checkpoint_before_the_first_line_of_the_log(tmp_path):
     """No loss has been read then; none is made up."""
-    run(tmp_path, steps=3, checkpoint_every=1, log_every=100)
+    run(tmp_path, steps=3, warmup_steps=0, checkpoint_every=1, log_every=100)
     states = [
         json.loads((step / "state.json").read_text()) for step in sorted((tmp_path / "checkpoint").glob("step-*"))
     ]
@@ -77,7 +77,10 @@ def test_a_run_logs_and_returns_its_figures(tmp_path):
 
 def test_the_memory_of_parameters_and_optimizer_is_told(tmp_path):
     """Adafactor's rows and columns beside Adam's two moments, and Lion's one."""
-    found = {name: run(tmp_path / name, optimizer=name, steps=2) for name in ("adamw", "lion", "adafactor", "sgd")}
+    found = {
+        name: run(tmp_path / name, optimizer=name, steps=2, warmup_steps=1)
+        for name in ("adamw", "lion", "adafactor", "sgd")
+    }
     model = tasks.make_task(config()).model
     assert {r["parameter_bytes"] for r in found.values()} == {4 * sum(p.size for p in model.parameters())}
     n = found["adamw"]["parameter_bytes"]
@@ -152,7 +155,7 @@ def test_two_batches_to_a_step_are_one_of_twice_the_rows(precision, workers, tmp
 
 def test_each_batch_of_a_step_has_random_numbers_of_its_own(tmp_path):
     """Those of (seed, number of the batch); with one batch to a step, that is (seed, step)."""
-    c = config(accumulate=3, workers=1, steps=2)
+    c = config(accumulate=3, workers=1, steps=2, warmup_steps=1)
     task, seen = tasks.make_task(c), []
     real = task.loss
     task.loss = lambda *arrays: seen.append(library.random_state()) or real(*arrays)
@@ -418,7 +421,8 @@ def test_every_schedule_can_be_asked_for_by_name():
     }  # fmt: skip
     assert set(expected) == set(SCHEDULES)
     for name, value in expected.items():
-        schedule = make_schedule(config(schedule=name, lr_floor=0.02, **common))
+        settings = common if name != "noam" else {k: v for k, v in common.items() if k != "learning_rate"}
+        schedule = make_schedule(config(schedule=name, lr_floor=0.002 if name == "noam" else 0.02, **settings))
         assert schedule(30) == pytest.approx(value), name
         peak = schedule(10)
         assert peak == pytest.approx(0.2 if name != "noam" else 16**-0.5 * 10**-0.5)
@@ -441,6 +445,15 @@ def test_a_frozen_part_stays_as_it_was_and_the_rest_is_trained(more, workers, tm
     assert [name for name, p in parameters.items() if (p.numpy() == before[name]).all()] == frozen
     trained = sum(p.data.nbytes for name, p in parameters.items() if name not in frozen)
     assert result["optimizer_bytes"] == 2 * trained
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_warm_up_by_default_is_cut_to_a_short_run_and_written_down(name):
+    for schedule in ("cosine", "linear"):
+        assert tasks.make_config(name, {"steps": 4, "schedule": schedule}).warmup_steps == 3
+        assert tasks.make_config(name, {"steps": 1, "schedule": schedule}).warmup_steps == 0
+    assert tasks.make_config(name, {}).warmup_steps == 100
+    assert tasks.make_config(name, {"steps": 4, "schedule": "inverse_sqrt"}).warmup_steps == 100
 
 
 def test_vectors_are_not_decayed():
@@ -467,6 +480,12 @@ def test_vectors_are_not_decayed():
         ({"accumulate": 0}, "accumulate is an integer of at least 1; got 0"),
         ({"lr_decay_every": 0}, "lr_decay_every is an integer of at least 1"),
         ({"stepz": 3}, "got stepz"),
+        ({"warmup_steps": 12}, "schedule=cosine falls after its warm-up; got warmup_steps=12, steps=12; write warm"),
+        ({"warmup_steps": 50, "schedule": "linear"}, "schedule=linear falls after its warm-up; got warmup_steps=50"),
+        ({"schedule": "noam", "learning_rate": 0.5}, "but noam, which has its own; got .*learning_rate=0.5; write sch"),
+        ({"schedule": "noam", "warmup_steps": 0}, "warms up for at least one step; got warmup_steps=0"),
+        ({"rotary_scaling": 2}, "for rotary positions; got rotary_pairing=halves, rotary_scaling=2, positions=sinus"),
+        ({"rotary_pairing": "neighbours", "positions": "alibi"}, "positions=alibi; write positions=rotary"),
         ({"symbols": 99}, "2 to 36 symbols"),
         ({"heads": 3}, "heads must divide"),
         ({"norm": "mid"}, "got 'mid'"),
@@ -493,7 +512,7 @@ def test_progress_shows_step_loss_speed_and_time_left(capsys):
 
 
 def test_the_loop_runs_on_both_backends(backend, tmp_path):
-    c = config(steps=2, backend=backend)
+    c = config(steps=2, warmup_steps=1, backend=backend)
     assert train(tasks.make_task(c), c, tmp_path, quiet=True)["steps"] == 2
     assert mt.get_backend() == backend
 

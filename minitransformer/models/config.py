@@ -98,6 +98,11 @@ class LayersConfig(Config):
         scaling = self.rotary_scaling
         if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
             raise ValueError(f"rotary_scaling is a positive number; got {scaling!r}; write rotary_scaling=2")
+        if positions != "rotary" and (self.rotary_pairing, scaling) != (PAIRINGS[0], 1):
+            came = f"rotary_pairing={self.rotary_pairing}, rotary_scaling={scaling}, positions={positions}"
+            raise ValueError(
+                f"rotary_pairing and rotary_scaling are for rotary positions; got {came}; write positions=rotary"
+            )
         if self.distinct_layers > self.layers:  # type: ignore[attr-defined]
             raise ValueError(
                 f"distinct_layers is at most layers={self.layers}; got {self.distinct_layers}; "  # type: ignore[attr-defined]
