@@ -92,7 +92,8 @@ class TrainConfig(LayersConfig):
             ("lr_floor", 0, math.inf), ("lr_decay", 1e-9, 1), ("clip_value", 0, math.inf), ("spike", 0, math.inf),
         ):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not low <= value <= high or value == math.inf:  # written so that nan fails
                 raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
         choices = {
             "optimizer": ("adamw", "adam", "sgd", "adafactor", "lion"), "schedule": tuple(SCHEDULES),
@@ -328,16 +329,18 @@ def _unflat(arrays: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(
-    task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False, ranks: Ranks | None = None
-) -> dict[str, Any]:
+    task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False,
+    ranks: Ranks | None = None, begin: Callable[[], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps, seconds and memory.
 
     Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
     the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
     With `ranks` all of them call this, each takes a part of every batch, and rank 0 alone writes and measures; the
-    others get {} back. With `spike` each loss is looked at before its step (see `optim.SpikeGuard`; a GPU is waited
-    for), and a step left out is a line of metrics.jsonl with left_out. Raises Stopped after Ctrl-C, FloatingPointError
-    (with parameter and step) when a gradient is not finite, or losses leap again and again.
+    others get {} back. `begin` is called when all is ready for the first step, before anything is written: a run that
+    is refused leaves nothing behind. With `spike` each loss is looked at before its step (see `optim.SpikeGuard`; a GPU
+    is waited for), and a step left out is a line of metrics.jsonl with left_out. Raises Stopped after Ctrl-C,
+    FloatingPointError (with parameter and step) when a gradient is not finite, or losses leap again and again.
     """
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
     start, seconds = 0, 0.0
@@ -368,7 +371,7 @@ def train(
             state["guard"] = guard.state_dict()
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
-    log = Log(folder / "metrics.jsonl", start) if writes else Silence()
+    log: Log | Silence = Silence()
     progress = Progress(config.steps, quiet or not writes)
     gradients = _Gradients(model, config.clip_norm, config.clip_value)
     counted, since = 0, time.perf_counter()
@@ -379,6 +382,10 @@ def train(
         with silent, _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
             model.train()
             graphed = _graphed(workers, gradients, optimizer, task) if config.graph else None
+            if writes:
+                if begin is not None:
+                    begin()
+                log = Log(folder / "metrics.jsonl", start)
             for step in range(start + 1, config.steps + 1):
                 optimizer.lr = schedule(step)
                 if graphed is not None:
@@ -529,10 +536,10 @@ class _Gradients:
             return FloatingPointError(f"the {what} at step {step}; {remedy}")
         name = [name for name, _ in self.model.named_parameters()][fault.first]
         came = f"that of {name} is not"
-        if fault.count == fault.of > 1:  # the first of them says nothing
+        if fault.bad == fault.of > 1:  # the first of them says nothing
             came = f"those of all {fault.of} parameters are not ({self._before(norm, loss)})"
-        elif fault.count > 1:
-            came = f"those of {fault.count} of {fault.of} parameters are not, the first that of {name}"
+        elif fault.bad > 1:
+            came = f"those of {fault.bad} of {fault.of} parameters are not, the first that of {name}"
         return FloatingPointError(f"gradients are finite numbers; {came}, at step {step}; {remedy}")
 
     def _before(self, norm: Any, loss: Any) -> str:

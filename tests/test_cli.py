@@ -318,6 +318,10 @@ CASES = {
     "a field": (["--set=layer=2"], "got layer"),
     "no value": (["--set=steps"], "key=value; got 'steps'"),
     "a value": (["--set=steps=-1"], "got -1"),
+    "true for a number": (["--set=spike=true"], "spike lies in 0 … inf; got True; write spike=0.1"),
+    "a rate of true": (["--set=learning_rate=true", "--out", "a/b"], "learning_rate lies in 0 … inf; got True"),
+    "a norm that is none": (["--set=clip_norm=true"], "clip_norm lies in"),
+    "a decay that is none": (["--set=weight_decay=false"], "weight_decay lies in 0 … inf; got False"),
     "a sequence too short for the task": (["--set=max_length=8"], "max_length"),
     "no GPU": (["--backend", "cupy"], "backend 'cupy' needs"),
     "a folder in use": (["--out", "full"], "is not empty"),
@@ -344,6 +348,35 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(case, call, elsewh
     assert status == 2 and not out
     assert err.startswith("minitransformer: ") and err.count("\n") == 1 and text in err, err
     assert sorted(elsewhere.rglob("*")) == before, "something was left behind"
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "a/b"], ["--out", "there"]])
+def test_a_run_that_is_refused_late_leaves_what_was_there(out, call, elsewhere, monkeypatch):
+    """What only `train` finds out, before its first step, is too late for the door, and early enough for this."""
+    from minitransformer import train
+
+    def refuse(*arguments):
+        raise ValueError("no such optimizer")
+
+    (elsewhere / "there").mkdir()
+    for part in ("make_optimizer", "_split"):
+        with monkeypatch.context() as patched:
+            patched.setattr(train, part, refuse)
+            assert call(*out, *SMALL) == (2, "", "minitransformer: no such optimizer\n")
+    assert sorted(elsewhere.rglob("*")) == [elsewhere / "there"]
+    assert call(*out, *SMALL)[0] == 0
+
+
+def test_a_resumed_run_that_is_refused_is_left_as_it_was(call, elsewhere, monkeypatch):
+    from minitransformer import train
+
+    call("--out", "r", *SMALL)
+    config = json.loads((elsewhere / "r/config.json").read_text())
+    (elsewhere / "r/config.json").write_text(json.dumps(config))  # not as it would be written
+    before = {path: path.read_bytes() for path in sorted((elsewhere / "r").rglob("*")) if path.is_file()}
+    monkeypatch.setattr(train, "make_optimizer", lambda *arguments: int("x"))
+    assert call("train", "--resume", "r")[0] == 2
+    assert {path: path.read_bytes() for path in sorted((elsewhere / "r").rglob("*")) if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class Fault(NamedTuple):
     """Which gradients are not finite."""
 
     first: int  # the index, among the parameters, of the first of them
-    count: int  # how many there are
+    bad: int  # how many there are
     of: int  # of so many gradients
 
 
