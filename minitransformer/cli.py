@@ -675,6 +675,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 (a check failed), 2 (bad input), 130 (stopped)."""
     arguments = build_parser().parse_args(argv)
     try:
+        if (seed := getattr(arguments, "seed", None)) is not None and seed < 0:
+            raise ValueError(f"a seed is a whole number from 0 up; got {seed}; write --seed 0")
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return EXIT_STOPPED

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..backend import check_seed
+
 
 def greedy(scores: np.ndarray) -> np.ndarray:
     """Take the likeliest token.    scores: (B, V) → (B,)"""
@@ -74,8 +76,9 @@ def sampler(
     scores: (B, V) → (B,)
 
     In this order: temperature, top_k, top_p, as transformers does it. The same seed and scores give the same draws.
-    Raises ValueError unless temperature > 0, top_k ≥ 0 and 0 < top_p ≤ 1.
+    Raises ValueError unless temperature > 0, top_k ≥ 0, 0 < top_p ≤ 1 and seed ≥ 0.
     """
+    check_seed(seed)
     if not 0 < temperature < math.inf:
         raise ValueError(f"sampling needs temperature > 0; got {temperature}; write temperature=0.8")
     _check_kept(top_k, top_p)

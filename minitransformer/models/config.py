@@ -110,7 +110,7 @@ class LayersConfig(Config):
             )
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout drops a share 0 <= p < 1; got {dropout!r}; write dropout=0.1")
-        if act not in ACTIVATIONS and act not in GATED:
+        if not isinstance(act, str) or (act not in ACTIVATIONS and act not in GATED):  # a list could not be looked up
             known = ", ".join([*ACTIVATIONS, *GATED])
             raise ValueError(f"an activation is one of {known}; got {act!r}; write activation=relu")
         check_options(

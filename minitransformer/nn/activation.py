@@ -9,7 +9,7 @@ from .module import Module
 
 
 class ReLU(Module):
-    """Apply max(x, 0).    (...) → (...)"""
+    """Apply max(x, 0).    (...) → (...)    Nair & Hinton 2010, ICML."""
 
     def forward(self, x: Any) -> Any:
         return ops.relu(x)
@@ -38,7 +38,7 @@ GATED = {"swiglu": SiLU, "geglu": GELU}  # what bends the gate; see nn.FeedForwa
 
 def activation(name: str) -> Module:
     """Make the activation of that name: relu, silu, gelu (erf) or gelu_tanh. Raises ValueError for another."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"an activation is one of {', '.join(ACTIVATIONS)}; got {name!r}; write activation=relu")
     return ACTIVATIONS[name]()
 

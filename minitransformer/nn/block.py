@@ -2,6 +2,9 @@
 
 pre-norm:   x + f(norm(x))          the sum stays untouched from end to end: trains easily
 post-norm:  norm(x + f(x))          as in the paper of 2017: needs a warm-up
+
+The residual x + f(x) is that of He et al. 2015, arXiv:1512.03385. Post-norm: Vaswani et al. 2017, arXiv:1706.03762,
+section 3.1. Pre-norm, and why it can do without a warm-up: Xiong et al. 2020, arXiv:2002.04745.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class FeedForward(Module):
     """
 
     def __init__(self, d_model: int, d_ff: int, act: str = "relu", dropout: float = 0.0):
-        if act not in ACTIVATIONS and act not in GATED:
+        if not isinstance(act, str) or (act not in ACTIVATIONS and act not in GATED):
             known = ", ".join([*ACTIVATIONS, *GATED])
             raise ValueError(f"a feed-forward bends by {known}; got {act!r}; write act='gelu'")
         self.gate = Linear(d_model, d_ff) if act in GATED else None

@@ -75,7 +75,8 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
 
         g ← min(max(g, −clip_value), clip_value)
 
-    This changes the direction of the step; `clip_grad_norm_` does not.
+    This changes the direction of the step; `clip_grad_norm_`, which is the rule of Pascanu, Mikolov & Bengio 2012,
+    arXiv:1211.5063, does not. Raises ValueError for a bound below 0.
     """
     check_range("clip_value", clip_value, 0, math.inf)
     nodes = _nodes_with_gradient(parameters)
