@@ -199,12 +199,21 @@ class _RandomState:
 _random = _RandomState()
 
 
+def check_seed(seed: Any) -> None:
+    """Raise ValueError unless this is a whole number from 0 up, or a tuple of such."""
+    for part in seed if isinstance(seed, tuple) and seed else (seed,):
+        if isinstance(part, bool) or not isinstance(part, int | np.integer) or part < 0:
+            raise ValueError(f"a seed is a whole number from 0 up, or a tuple of such; got {seed!r}; write seed=0")
+
+
 def manual_seed(seed: int | tuple[int, ...]) -> None:
     """Restart the library's random numbers (initial weights, dropout, sampling) from a seed.
 
     A tuple such as (seed, step) names a stream of its own: training uses one per step, so that a run resumed at
     step n draws what the run never stopped would have drawn, without any generator state to save.
+    Raises ValueError for a seed below 0 or no whole number.
     """
+    check_seed(seed)
     _random.seed(seed)
 
 

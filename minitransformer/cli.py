@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import importlib.util
@@ -10,6 +11,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,26 @@ def _new_run(task: str, out: str | None) -> Path:
             number += 1
 
 
+def _made_for_run(task: str, out: str | None) -> tuple[Path, list[Path]]:
+    """Make the folder of a new run; return it, and all that had to be made for it, the innermost first."""
+    first = Path(out or "runs")
+    missing = [folder for folder in (first, *first.parents) if not folder.exists()]
+    folder = _new_run(task, out)
+    return folder, missing if out is not None else [folder, *missing]
+
+
+@contextlib.contextmanager
+def _taken_back(made: list[Path]) -> Iterator[None]:
+    """Take folders away again, as far as they are empty, where a run is refused before its first step."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # what holds anything stays
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
 def _show(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
     print(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else "\n".join(lines))
 
@@ -78,18 +100,21 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     ranks = distributed.ranks()
     if ranks is None:
-        config, task, folder = _prepare(arguments)
-        folder = folder or _new_run(config.task, arguments.out)
-        return _train(arguments, config, task, folder, None)
+        config, task, old = _prepare(arguments)
+        folder, made = (old, []) if old else _made_for_run(config.task, arguments.out)
+        with _taken_back(made):
+            return _train(arguments, config, task, folder, None)
     try:
         config, task, old = ranks.together(lambda: _prepare(arguments))
         ranks.together(lambda: ranks.require_gpus(config.backend))
-        made = ranks.together(lambda: str(old or _new_run(config.task, arguments.out)) if ranks.rank == 0 else "")
+        makes = ranks.rank == 0 and old is None
+        new, made = ranks.together(lambda: _made_for_run(config.task, arguments.out) if makes else (old, []))
     except distributed.Elsewhere:
         return EXIT_BAD_INPUT
-    folder = Path(ranks.told(made))
+    folder = Path(ranks.told(str(new)))
     try:
-        return _train(arguments, config, task, folder, ranks)
+        with _taken_back(made):
+            return _train(arguments, config, task, folder, ranks)
     except Exception as error:  # the others wait for this rank: end them, too
         if ranks.rank:
             time.sleep(1.0)  # what has happened on all ranks is said by the first
@@ -156,13 +181,15 @@ def _train_in(folder: Path, task: Any, config: Any, quiet: bool, ranks: Any = No
         raise ValueError(
             f"a run goes on with the data it began with; {config.pairs or config.text} has changed; start a new run"
         )
-    if ranks is None or ranks.rank == 0:
+
+    def begin() -> None:
         checkpoint.write_json(folder / "config.json", config.to_dict())
         checkpoint.write_json(vocabulary, task.vocabulary())
+
     begun = bool(checkpoint.checkpoints(folder / "checkpoint"))  # without one a run begins again, to the same result
     if ranks is not None:
         begun = ranks.told(begun)
-    result = train(task, config, folder, resume=begun, quiet=quiet, ranks=ranks)
+    result = train(task, config, folder, resume=begun, quiet=quiet, ranks=ranks, begin=begin)
     if not result:  # another rank writes
         return result
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -661,6 +688,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 (a check failed), 2 (bad input), 130 (stopped)."""
     arguments = build_parser().parse_args(argv)
     try:
+        if (seed := getattr(arguments, "seed", None)) is not None and seed < 0:
+            raise ValueError(f"a seed is a whole number from 0 up; got {seed}; write --seed 0")
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return EXIT_STOPPED

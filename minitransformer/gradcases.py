@@ -369,16 +369,6 @@ class _Loss(nn.Module):
 for _norm, _ties, _where in (("pre", "none", "sinusoidal"), ("post", "all", "learned"), ("pre", "target", "none")):
     _config = TransformerConfig(7, 7, 6, 2, 1, 5, 0.1, 5, _norm, "gelu", _where, _ties)
     _module(MODELS, f"Transformer ({_norm}, tied {_ties})", lambda c=_config: _seq2seq(Transformer(c)), lambda rng: [], lambda f, p: f(p), max_coordinates=6)  # type: ignore[misc]  # fmt: skip
-_module(
-    MODELS,
-    "GPT2",
-    lambda: _Loss(
-        GPT2(GPT2Config(7, 5, 6, 2, 2, 5, 0.1)), lambda m: ops.cross_entropy(m(here(TARGET_IN)), here(TARGET_OUT))
-    ),
-    lambda rng: [],
-    lambda f, p: f(p),
-    max_coordinates=6,
-)
 # What a layer may be beside its sizes, several at a time, inside a whole model: where one meets another.
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "grouped, rotary neighbours, scaled": {
@@ -405,6 +395,16 @@ for _name, _options in TECHNIQUES.items():
     _module(MODELS, f"GPT2 ({_name})", lambda o=_options: _with(o), lambda rng: [], lambda f, p: f(p), max_coordinates=2)  # type: ignore[misc]  # fmt: skip
 _again = TransformerConfig(7, 7, 6, 2, 1, 5, 0.1, 5, activation="gelu", recompute=True)
 _module(MODELS, "Transformer (recomputed)", lambda: _seq2seq(Transformer(_again)), lambda rng: [], lambda f, p: f(p), max_coordinates=1, directions=1)  # fmt: skip
+
+
+def _language(norm: str) -> nn.Module:
+    """Return a language model so that calling it computes its loss."""
+    model = GPT2(GPT2Config(7, 5, 6, 2, 2, 5, 0.1, norm=norm))
+    return _Loss(model, lambda m: ops.cross_entropy(m(here(TARGET_IN)), here(TARGET_OUT)))
+
+
+for _name, _norm in (("GPT2", "pre"), ("GPT2 (post)", "post")):
+    _module(MODELS, _name, lambda n=_norm: _language(n), lambda rng: [], lambda f, p: f(p), max_coordinates=6)  # type: ignore[misc]
 
 
 def run(only: str | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 from . import backend, checkpoint, data, draw, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .models.config import LayersConfig
+from .models.transformer import TIES
 from .ops.mask import band_mask
 from .tensor import Tensor, no_grad
 from .train import TrainConfig
@@ -25,7 +26,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "numbers": {"steps": 1200, "max_length": 32},
     "translate": {"steps": 3000, "dropout": 0.1, "label_smoothing": 0.1, "max_length": 256, "learning_rate": 2e-3},
     "lm": {"steps": 1500, "batch_size": 16, "d_model": 128, "d_ff": 512, "layers": 4, "max_length": 64,
-           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1, "positions": "learned"},
+           "activation": "gelu_tanh", "learning_rate": 2e-3, "tokens": "bpe", "dropout": 0.1, "positions": "learned",
+           "tie_embeddings": "target"},
 }  # fmt: skip
 # What the fields of TrainConfig and TransformerConfig have in common.
 SIZES = (
@@ -295,14 +297,13 @@ class LanguageTask:
         self.bytes_per_token = len(text[cut:].encode()) / max(len(self.validation), 1)
 
     def build(self, config: TrainConfig, tokenizer: data.Tokenizer) -> None:
-        """Make the model for a vocabulary."""
+        """Make the model for a vocabulary. Its only embedding is tied to the output by "target" and by "all"."""
         self.config, self.tokenizer = config, tokenizer
         backend.manual_seed(config.seed)
-        sizes = {
-            name: getattr(config, name)
-            for name in SIZES
-            if name not in ("norm", "tie_embeddings")  # GPT-2 has its own
-        }
+        ties = config.tie_embeddings
+        if ties not in TIES:
+            raise ValueError(f"tie_embeddings is one of {', '.join(TIES)}; got {ties!r}; write tie_embeddings=target")
+        sizes = {name: getattr(config, name) for name in SIZES} | {"tie_embeddings": ties != "none"}
         self.model: Any = GPT2(GPT2Config(vocab_size=len(tokenizer), **sizes))
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -419,10 +420,36 @@ TASKS: dict[str, Any] = {
 
 
 def make_config(task: str, settings: dict[str, Any]) -> TrainConfig:
-    """Return a task's config with settings over its defaults. Raises ValueError for unknown names or bad values."""
+    """Return a task's config with settings over its defaults.
+
+    A warm-up by default is cut to a run that is short. Raises ValueError for unknown names, bad values, or settings
+    that the schedule would not heed.
+    """
     if task not in TASKS:
         raise ValueError(f"a task is one of {', '.join(TASKS)}; got {task!r}; write train reversal")
-    return TrainConfig.from_dict({"task": task, **DEFAULTS[task], **settings})
+    config = TrainConfig.from_dict({"task": task, **DEFAULTS[task], **settings})
+    if config.schedule == "noam":
+        _check_noam(config, "learning_rate" in settings)
+    if config.schedule in ("cosine", "linear") and config.warmup_steps >= config.steps:
+        if "warmup_steps" in settings:
+            came, fits = f"warmup_steps={config.warmup_steps}, steps={config.steps}", config.steps // 10
+            raise ValueError(
+                f"schedule={config.schedule} falls after its warm-up; got {came}; write warmup_steps={fits}"
+            )
+        return dataclasses.replace(config, warmup_steps=config.steps - 1)
+    return config
+
+
+def _check_noam(config: TrainConfig, with_rate: bool) -> None:
+    """Raise ValueError for what Noam's curve, made of d_model and warmup_steps alone, has no room for."""
+    if with_rate:
+        came = f"schedule=noam, learning_rate={config.learning_rate}"
+        raise ValueError(
+            f"learning_rate is the peak of all schedules but noam, which has its own; got {came}; "
+            "write schedule=inverse_sqrt, the same curve with a peak of yours"
+        )
+    if not config.warmup_steps:
+        raise ValueError("schedule=noam warms up for at least one step; got warmup_steps=0; write warmup_steps=100")
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -430,7 +457,23 @@ def read_config(folder: Path) -> TrainConfig:
     fields = checkpoint.read_json(folder / "config.json")
     if not isinstance(fields, dict) or fields.get("task") not in TASKS:
         raise ValueError(f"a run's config names its task; {folder / 'config.json'} does not; name another run")
-    return TrainConfig.from_dict(fields)
+    if fields.get("positions") != "rotary":  # early runs took these, and did nothing with them
+        fields = {name: value for name, value in fields.items() if name not in ("rotary_pairing", "rotary_scaling")}
+    return TrainConfig.from_dict(fields if fields["task"] != "lm" else _as_saved(folder, fields))
+
+
+def _as_saved(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a language model as its checkpoint has them.
+
+    Early runs of `lm` wrote norm and tie_embeddings down, and were pre-norm and tied all the same.
+    """
+    if not checkpoint.checkpoints(folder / "checkpoint"):
+        return fields
+    names = checkpoint.load_checkpoint(folder / "checkpoint")[0]
+    tied = fields.get("tie_embeddings") in ("target", "all")
+    if "output.weight" not in names and not tied:
+        fields = {**fields, "tie_embeddings": "target"}
+    return {**fields, "norm": "pre"} if "decoder.norm.weight" in names else fields
 
 
 def make_task(config: TrainConfig) -> Any:

@@ -40,7 +40,7 @@ class TrainConfig(LayersConfig):
     backend: str = "numpy"
     steps: int = 1500
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-3  # the peak of the schedule; noam has its own, 1/√(d_model·warmup_steps)
     warmup_steps: int = 100
     optimizer: str = "adamw"  # adamw, adam, sgd, adafactor or lion (whose learning_rate is 3 to 10 times smaller)
     schedule: str = "cosine"  # cosine, linear, inverse_sqrt, exponential, step, constant or noam; all warm up
@@ -92,7 +92,8 @@ class TrainConfig(LayersConfig):
             ("lr_floor", 0, math.inf), ("lr_decay", 1e-9, 1), ("clip_value", 0, math.inf), ("spike", 0, math.inf),
         ):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not low <= value <= high or value == math.inf:  # written so that nan fails
                 raise ValueError(f"{name} lies in {low} … {high}; got {value!r}; write {name}={max(low, 0.1)}")
         choices = {
             "optimizer": ("adamw", "adam", "sgd", "adafactor", "lion"), "schedule": tuple(SCHEDULES),
@@ -169,6 +170,7 @@ def make_optimizer(config: TrainConfig, model: Module) -> Any:
 
 
 # name → the schedule of a config and its warm-up; w is cut short for those that have to end it before config.steps
+# (tasks.make_config refuses what would be cut here, and early runs are resumed as they began)
 SCHEDULES: dict[str, Callable[[TrainConfig, int], Callable[[int], float]]] = {
     "cosine": lambda c, w: optim.WarmupCosine(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
     "linear": lambda c, w: optim.WarmupLinear(c.learning_rate, min(w, c.steps - 1), c.steps, c.lr_floor),
@@ -327,16 +329,18 @@ def _unflat(arrays: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(
-    task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False, ranks: Ranks | None = None
-) -> dict[str, Any]:
+    task: Task, config: TrainConfig, folder: Path, resume: bool = False, quiet: bool = False,
+    ranks: Ranks | None = None, begin: Callable[[], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train until config.steps and return the figures of `task.evaluate()`, with loss, steps, seconds and memory.
 
     Every checkpoint_every steps, at the end and when stopped, a checkpoint goes to folder/checkpoint; with `resume`
     the newest is loaded first, and the final weights are, bit for bit, those of a run that was never stopped.
     With `ranks` all of them call this, each takes a part of every batch, and rank 0 alone writes and measures; the
-    others get {} back. With `spike` each loss is looked at before its step (see `optim.SpikeGuard`; a GPU is waited
-    for), and a step left out is a line of metrics.jsonl with left_out. Raises Stopped after Ctrl-C, FloatingPointError
-    (with parameter and step) when a gradient is not finite, or losses leap again and again.
+    others get {} back. `begin` is called when all is ready for the first step, before anything is written: a run that
+    is refused leaves nothing behind. With `spike` each loss is looked at before its step (see `optim.SpikeGuard`; a GPU
+    is waited for), and a step left out is a line of metrics.jsonl with left_out. Raises Stopped after Ctrl-C,
+    FloatingPointError (with parameter and step) when a gradient is not finite, or losses leap again and again.
     """
     model, optimizer, schedule = task.model, make_optimizer(config, task.model), make_schedule(config)
     start, seconds = 0, 0.0
@@ -367,28 +371,34 @@ def train(
             state["guard"] = guard.state_dict()
         checkpoint.save_checkpoint(folder / "checkpoint", step, model.state_dict(), moments, state)
 
-    log = Log(folder / "metrics.jsonl", start) if writes else Silence()
+    log: Log | Silence = Silence()
     progress = Progress(config.steps, quiet or not writes)
     gradients = _Gradients(model, config.clip_norm, config.clip_value)
     counted, since = 0, time.perf_counter()
     try:
         loss_of = _in_half(task.loss) if scaler else task.loss
-        with _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
+        # What overflows is found below, by the norm; workers, which are forked here, keep silent, too.
+        silent = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with silent, _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
             model.train()
             graphed = _graphed(workers, gradients, optimizer, task) if config.graph else None
+            if writes:
+                if begin is not None:
+                    begin()
+                log = Log(folder / "metrics.jsonl", start)
             for step in range(start + 1, config.steps + 1):
                 optimizer.lr = schedule(step)
                 if graphed is not None:
                     backend.manual_seed((config.seed, step))
                     loss, tokens, norm = graphed(*task.batch(step))
-                    gradients.note(step, norm)
+                    gradients.note(step, norm, loss)
                 else:
                     if scaler:
                         workers.scale = scaler.scale
                     loss, tokens = _backward(workers, task, config, step)
-                    if scaler is None or scaler.unscale_(model.parameters()):
+                    if scaler is None or _unscaled(scaler, gradients, step, loss):
                         norms = optim.grad_norms(model.parameters()) if guard else []  # before they are clipped
-                        gradients.note(step, gradients.clip())
+                        gradients.note(step, gradients.clip(), loss)
                         if guard is None or not _left_out(guard, gradients, log, step, loss.item(), norms):
                             optimizer.step()
                 counted += tokens
@@ -400,6 +410,7 @@ def train(
                     figures = {"loss": last_loss, "lr": optimizer.lr, "grad_norm": gradients.read()}
                     if validation and writes:
                         figures["validation_loss"] = _validation_loss(task)
+                    _check_finite(figures, gradients, step, loss)
                     log.write(step=step, **figures, tokens_per_second=round(speed))
                     progress.show(step, last_loss, speed, (now - since) / (step - start) * (config.steps - step))
                 if step % config.checkpoint_every == 0 or step == config.steps or stopping:
@@ -434,6 +445,28 @@ def _validation_loss(task: Task) -> float:
     return loss
 
 
+def _check_finite(figures: dict[str, float], gradients: _Gradients, step: int, loss: Any) -> None:
+    """Raise FloatingPointError for a figure that a log could not hold.
+
+    With a scaled loss a step may have been left out whose loss was not finite; and weights may overflow in the last.
+    """
+    if not math.isfinite(figures["loss"]):
+        raise gradients.error(step, math.inf, loss, IN_HALF)
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"figures of a run are finite numbers; {name} is {value} after step {step}; lower learning_rate"
+            )
+
+
+def _unscaled(scaler: optim.GradScaler, gradients: _Gradients, step: int, loss: Any) -> bool:
+    """Tell whether there is a step to be taken. Where not even the unscaled loss would do, name the parameter."""
+    try:
+        return scaler.unscale_(gradients.model.parameters())
+    except FloatingPointError:
+        raise gradients.error(step, math.inf, loss, IN_HALF) from None
+
+
 def _left_out(
     guard: optim.SpikeGuard, gradients: _Gradients, log: Log | Silence, step: int, loss: float, norms: list[float]
 ) -> bool:
@@ -445,6 +478,9 @@ def _left_out(
     return spike is not None
 
 
+IN_HALF = "write precision=float32, or lower learning_rate"  # what helps where a scaled loss does not
+
+
 class _Gradients:
     """Clip the gradients of each step, and say which parameter's was not finite, and when.
 
@@ -454,7 +490,7 @@ class _Gradients:
 
     def __init__(self, model: Module, limit: float, value: float):
         self.model, self.limit, self.value = model, limit or math.inf, value
-        self.unread: list[tuple[int, Any]] = []  # (step, norm)
+        self.unread: list[tuple[int, Any, Any]] = []  # (step, norm, loss)
         self.norm = 0.0  # the last that was read
 
     def clip(self) -> Any:
@@ -474,9 +510,9 @@ class _Gradients:
             optim.clip_grad_norm_(parameters, self.limit, error_if_nonfinite=False)
         return norm
 
-    def note(self, step: int, norm: Any) -> None:
+    def note(self, step: int, norm: Any, loss: Any) -> None:
         """Remember the norm of a step. Raises as `read` does, on a GPU later."""
-        self.unread.append((step, norm))
+        self.unread.append((step, norm, loss))
         if backend.backend_of(norm) == "numpy":
             self.read()
 
@@ -484,19 +520,32 @@ class _Gradients:
         """Return the last norm. Raises FloatingPointError, with parameter and step, where one was not finite."""
         if not self.unread:
             return self.norm
-        on_device = tuple(norm for _, norm in self.unread)
+        on_device = tuple(norm for _, norm, _ in self.unread)
         norms = backend.to_numpy(backend.namespace(on_device).stack(on_device)).tolist()
-        for (step, norm), value in zip(self.unread, norms, strict=True):
+        for (step, norm, loss), value in zip(self.unread, norms, strict=True):
             if not math.isfinite(value):
-                self._raise(step, optim.parameter_at_fault(norm, self.model.parameters()))
+                raise self.error(step, norm, loss, "lower learning_rate or lengthen warmup_steps")
         self.unread, self.norm = [], norms[-1]
         return self.norm
 
-    def _raise(self, step: int, index: int | None) -> None:
-        if index is None:
-            raise FloatingPointError(f"the norm of all gradients overflows at step {step}; lower learning_rate")
-        name = list(dict(self.model.named_parameters()))[index]
-        raise FloatingPointError(
-            f"gradients are finite numbers; that of {name} is not, at step {step}; "
-            "lower learning_rate or lengthen warmup_steps"
-        )
+    def error(self, step: int, norm: Any, loss: Any, remedy: str) -> FloatingPointError:
+        """Return what to raise for a norm that is not finite."""
+        fault = optim.gradients_at_fault(norm, self.model.parameters())
+        if fault is None:
+            what = "norm of all gradients overflows" if math.isfinite(loss) else "loss is not finite"
+            return FloatingPointError(f"the {what} at step {step}; {remedy}")
+        name = [name for name, _ in self.model.named_parameters()][fault.first]
+        came = f"that of {name} is not"
+        if fault.bad == fault.of > 1:  # the first of them says nothing
+            came = f"those of all {fault.of} parameters are not ({self._before(norm, loss)})"
+        elif fault.bad > 1:
+            came = f"those of {fault.bad} of {fault.of} parameters are not, the first that of {name}"
+        return FloatingPointError(f"gradients are finite numbers; {came}, at step {step}; {remedy}")
+
+    def _before(self, norm: Any, loss: Any) -> str:
+        """Say what was not finite before the backward pass began: the loss, or a parameter itself."""
+        came = f"the loss is {float(loss):.4g}"
+        if backend.backend_of(norm) != "numpy":  # a GPU has changed the parameters since
+            return came
+        bad = [name for name, p in self.model.named_parameters() if not np.isfinite(backend.to_numpy(p.data)).all()]
+        return f"{came}, and {bad[0]} itself is not finite" if bad else f"{came}, though all parameters are finite"

@@ -30,8 +30,21 @@ def layer_state(theirs):
 
 def gpt2_state(theirs):
     """Return the state dict of our GPT2 with the weights of transformers' GPT2LMHeadModel."""
+    state = _gpt_layers(theirs, embeddings=("wte", "wpe"))
+    for kind in ("weight", "bias"):
+        state[f"decoder.norm.{kind}"] = getattr(theirs.transformer.ln_f, kind).detach().numpy()
+    return state
+
+
+def gpt_state(theirs):
+    """Return the state dict of our GPT2 in post-norm with the weights of transformers' OpenAIGPTLMHeadModel."""
+    return _gpt_layers(theirs, embeddings=("tokens_embed", "positions_embed"))
+
+
+def _gpt_layers(theirs, embeddings):
     w = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
-    state = {"embedding.weight": w["transformer.wte.weight"], "positions.weight": w["transformer.wpe.weight"]}
+    tokens, places = (w[f"transformer.{name}.weight"] for name in embeddings)
+    state = {"embedding.weight": tokens, "positions.weight": places}
     for i in range(theirs.config.n_layer):
         ours, his = f"decoder.layers.{i}", f"transformer.h.{i}"
         for kind in ("weight", "bias"):
@@ -43,8 +56,6 @@ def gpt2_state(theirs):
             state[f"{ours}.feed_forward.down.{kind}"] = w[f"{his}.mlp.c_proj.{kind}"].T
             for a, b in (("norm1", "ln_1"), ("norm2", "ln_2")):
                 state[f"{ours}.{a}.{kind}"] = w[f"{his}.{b}.{kind}"]
-    for kind in ("weight", "bias"):
-        state[f"decoder.norm.{kind}"] = w[f"transformer.ln_f.{kind}"]
     return state
 
 

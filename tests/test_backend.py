@@ -212,3 +212,15 @@ def test_reversal_is_learned_on_both_backends_alike(tmp_path, monkeypatch):
         with mt.use_backend(where):
             exact[where] = train(tasks.make_task(config), config, tmp_path / where, quiet=True)["exact_match"]
     assert min(exact.values()) >= 0.95 and abs(exact["numpy"] - exact["cupy"]) <= 2 / 64, exact
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, (0, -1), "a", ()])
+def test_a_seed_is_a_whole_number_from_0_up(seed):
+    from minitransformer import generate
+
+    for act in (mt.manual_seed, lambda seed: generate.sampler(seed=seed)):
+        with pytest.raises(
+            ValueError, match="a seed is a whole number from 0 up, or a tuple of such; got .*; write"
+        ) as e:
+            act(seed)
+        assert "\n" not in str(e.value)

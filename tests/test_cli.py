@@ -288,6 +288,40 @@ def test_gradcheck_prints_a_row_each_and_fails_with_status_1(call, monkeypatch):
     assert status == 1 and "FAILED: derivative of order 1" in out and out.endswith("1 failed\n")
 
 
+def cheaper_attention():
+    """Return FIELD=VALUE of every row of the README's table "Cheaper attention"."""
+    section = (LESSONS.parent / "README.md").read_text(encoding="utf-8").split("## Cheaper attention\n")[1]
+    found, field = [], ""
+    for row in section.split("\n\n")[1].splitlines()[2:]:
+        for word in re.findall(r"`([^`]+)`", row.split("|")[2]):
+            if word == "tie_embeddings":  # named without a value
+                found += [f"{word}={value}" for value in ("none", "target", "all")]
+            elif "=" in word:
+                field = word.split("=")[0]
+                found.append(word)
+            else:
+                found.append(f"{field}={word}")
+    return found
+
+
+@pytest.mark.skipif("config.where != 'numpy'", reason="the fields are the same on both backends")
+@pytest.mark.parametrize("setting", cheaper_attention())
+@pytest.mark.parametrize("task", ["lm", "translate"])
+def test_each_field_of_the_readmes_table_is_enough_alone(task, setting, call, elsewhere):
+    (elsewhere / "t.txt").write_text("the cat sat on the mat. " * 40)
+    (elsewhere / "p.tsv").write_text("".join(f"{i}\t{i}{i}\n" for i in range(40)))
+    file = ["--text", "t.txt"] if task == "lm" else ["--pairs", "p.tsv"]
+    words = [*SMALL[:-1], "--set=steps=2", "--set=tokens=char", "--set=max_length=16", "--set=workers=1"]
+    status, out, err = call("train", task, *file, "--out", "r", *words, f"--set={setting}")
+    assert status == 0, err
+    field, value = setting.split("=")
+    assert json.loads((elsewhere / "r/config.json").read_text())[field] == cli._value(value)
+
+
+def test_the_readmes_table_is_read_whole():
+    assert {"kv_heads=1", "positions=relative", "attention=linear", "activation=swiglu"} <= set(cheaper_attention())
+
+
 def write_bad_files(folder):
     (folder / "empty.tsv").write_text("")
     (folder / "no_tab.tsv").write_text("one\teins\ntwo zwei\n")
@@ -313,6 +347,14 @@ CASES = {
     "a field": (["--set=layer=2"], "got layer"),
     "no value": (["--set=steps"], "key=value; got 'steps'"),
     "a value": (["--set=steps=-1"], "got -1"),
+    "a seed below 0": (["gradcheck", "exp", "--seed", "-1"], "whole number from 0 up; got -1; write --seed 0"),
+    "a seed to train by": (["--seed", "-1"], "from 0 up; got -1"),
+    "a seed to step by": (["step", "--seed", "-1"], "from 0 up; got -1"),
+    "no name of an activation": (["--set=activation=[1]"], "got [1]; write activation=relu"),
+    "true for a number": (["--set=spike=true"], "spike lies in 0 … inf; got True; write spike=0.1"),
+    "a rate of true": (["--set=learning_rate=true", "--out", "a/b"], "learning_rate lies in 0 … inf; got True"),
+    "a norm that is none": (["--set=clip_norm=true"], "clip_norm lies in"),
+    "a decay that is none": (["--set=weight_decay=false"], "weight_decay lies in 0 … inf; got False"),
     "a sequence too short for the task": (["--set=max_length=8"], "max_length"),
     "no GPU": (["--backend", "cupy"], "backend 'cupy' needs"),
     "a folder in use": (["--out", "full"], "is not empty"),
@@ -339,6 +381,35 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(case, call, elsewh
     assert status == 2 and not out
     assert err.startswith("minitransformer: ") and err.count("\n") == 1 and text in err, err
     assert sorted(elsewhere.rglob("*")) == before, "something was left behind"
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "a/b"], ["--out", "there"]])
+def test_a_run_that_is_refused_late_leaves_what_was_there(out, call, elsewhere, monkeypatch):
+    """What only `train` finds out, before its first step, is too late for the door, and early enough for this."""
+    from minitransformer import train
+
+    def refuse(*arguments):
+        raise ValueError("no such optimizer")
+
+    (elsewhere / "there").mkdir()
+    for part in ("make_optimizer", "_split"):
+        with monkeypatch.context() as patched:
+            patched.setattr(train, part, refuse)
+            assert call(*out, *SMALL) == (2, "", "minitransformer: no such optimizer\n")
+    assert sorted(elsewhere.rglob("*")) == [elsewhere / "there"]
+    assert call(*out, *SMALL)[0] == 0
+
+
+def test_a_resumed_run_that_is_refused_is_left_as_it_was(call, elsewhere, monkeypatch):
+    from minitransformer import train
+
+    call("--out", "r", *SMALL)
+    config = json.loads((elsewhere / "r/config.json").read_text())
+    (elsewhere / "r/config.json").write_text(json.dumps(config))  # not as it would be written
+    before = {path: path.read_bytes() for path in sorted((elsewhere / "r").rglob("*")) if path.is_file()}
+    monkeypatch.setattr(train, "make_optimizer", lambda *arguments: int("x"))
+    assert call("train", "--resume", "r")[0] == 2
+    assert {path: path.read_bytes() for path in sorted((elsewhere / "r").rglob("*")) if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -388,7 +459,7 @@ def test_bad_input_to_a_trained_run_is_answered_in_one_line(arguments, text, num
         (["--length-penalty", "2"], "got --length-penalty 2.0 and one beam; write --beams 4, too"),
         (["--beams", "0"], "beams >= 1"),
         (["--chunk", "-1"], "0 for all at once; got -1; write --chunk 64"),
-        (["--seed", "-1"], "a seed is an integer >= 0; got -1"),
+        (["--seed", "-1"], "a seed is a whole number from 0 up, or a tuple of such; got -1"),
         (["--repetition-penalty", "0"], "positive, 1 for none; got 0.0"),
         (["--stop", ""], "leave --stop out"),
         (["--prompt", ""], "a prompt has at least one token"),

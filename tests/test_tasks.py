@@ -168,6 +168,52 @@ def test_a_text_is_trained_on_and_continued(tokens, tmp_path):
     assert not np.triu(weights["decoder"][0][0], 1).any()
 
 
+def language(folder, **settings):
+    """Train a tiny language model for three steps; return it, loaded again, and its loss."""
+    folder.mkdir()
+    (folder / "t.txt").write_text("the cat sat on the mat. " * 40)
+    more = {"text": str(folder / "t.txt"), "tokens": "char", "max_length": 8, "steps": 3, "workers": 1, **settings}
+    task, result = trained("lm", folder / "run", **SMALL, **more)
+    return task, result["loss"]
+
+
+def test_norm_and_ties_of_a_language_model_are_those_asked_for(tmp_path):
+    usual, loss = language(tmp_path / "usual")
+    assert usual.model.decoder.norm is not None and usual.model.output is None
+    post, other = language(tmp_path / "post", norm="post")
+    assert post.model.decoder.norm is None and post.model.decoder.layers[0].norm == "post" and other != loss
+    untied, other = language(tmp_path / "untied", tie_embeddings="none")
+    assert untied.model.output.weight.shape == untied.model.embedding.weight.shape and other != loss
+    assert language(tmp_path / "all", tie_embeddings="all")[1] == language(tmp_path / "t", tie_embeddings="target")[1]
+
+
+@pytest.mark.parametrize("settings", [{"norm": "foo"}, {"tie_embeddings": "foo"}, {"tie_embeddings": True}])
+def test_a_language_model_refuses_other_norms_and_ties(settings, tmp_path):
+    (name, value) = next(iter(settings.items()))
+    with pytest.raises(ValueError, match=f"{name} is one of .*; got {value!r}; write {name}="):
+        language(tmp_path / "run", **settings)
+
+
+@pytest.mark.parametrize("wrote", [{"tie_embeddings": "none"}, {"tie_embeddings": "none", "norm": "post"}])
+def test_an_early_run_whose_norm_and_ties_were_not_heeded_is_loaded_as_it_was_built(wrote, tmp_path):
+    task, _ = language(tmp_path / "early")
+    config = checkpoint.read_json(tmp_path / "early/run/config.json")
+    checkpoint.write_json(tmp_path / "early/run/config.json", {**config, **wrote})
+    again = tasks.load_task(tmp_path / "early/run")
+    assert again.write(["the "], 6) == task.write(["the "], 6)
+    assert again.config.to_dict() == config
+
+
+def test_what_early_runs_took_without_effect_does_not_keep_them_from_being_loaded(tmp_path):
+    trained("numbers", tmp_path, limit=30, steps=3, **SMALL)
+    config = checkpoint.read_json(tmp_path / "config.json")
+    early = {"warmup_steps": 100, "rotary_scaling": 2.0, "rotary_pairing": "neighbours"}
+    checkpoint.write_json(tmp_path / "config.json", {**config, **early})
+    assert tasks.load_task(tmp_path).config.to_dict() == {**config, "warmup_steps": 100}
+    checkpoint.write_json(tmp_path / "config.json", {**config, "schedule": "noam", "warmup_steps": 0})
+    assert tasks.load_task(tmp_path).config.schedule == "noam"
+
+
 def test_bits_per_byte_is_the_loss_in_other_units(tmp_path):
     text = tmp_path / "t.txt"
     text.write_text("äöü abc " * 200, encoding="utf-8")

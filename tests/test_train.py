@@ -45,7 +45,7 @@ def run(folder, resume=False, **settings):
 
 def test_a_checkpoint_before_the_first_line_of_the_log(tmp_path):
     """No loss has been read then; none is made up."""
-    run(tmp_path, steps=3, checkpoint_every=1, log_every=100)
+    run(tmp_path, steps=3, warmup_steps=0, checkpoint_every=1, log_every=100)
     states = [
         json.loads((step / "state.json").read_text()) for step in sorted((tmp_path / "checkpoint").glob("step-*"))
     ]
@@ -77,7 +77,10 @@ def test_a_run_logs_and_returns_its_figures(tmp_path):
 
 def test_the_memory_of_parameters_and_optimizer_is_told(tmp_path):
     """Adafactor's rows and columns beside Adam's two moments, and Lion's one."""
-    found = {name: run(tmp_path / name, optimizer=name, steps=2) for name in ("adamw", "lion", "adafactor", "sgd")}
+    found = {
+        name: run(tmp_path / name, optimizer=name, steps=2, warmup_steps=1)
+        for name in ("adamw", "lion", "adafactor", "sgd")
+    }
     model = tasks.make_task(config()).model
     assert {r["parameter_bytes"] for r in found.values()} == {4 * sum(p.size for p in model.parameters())}
     n = found["adamw"]["parameter_bytes"]
@@ -152,7 +155,7 @@ def test_two_batches_to_a_step_are_one_of_twice_the_rows(precision, workers, tmp
 
 def test_each_batch_of_a_step_has_random_numbers_of_its_own(tmp_path):
     """Those of (seed, number of the batch); with one batch to a step, that is (seed, step)."""
-    c = config(accumulate=3, workers=1, steps=2)
+    c = config(accumulate=3, workers=1, steps=2, warmup_steps=1)
     task, seen = tasks.make_task(c), []
     real = task.loss
     task.loss = lambda *arrays: seen.append(library.random_state()) or real(*arrays)
@@ -280,7 +283,7 @@ def test_an_infinite_gradient_is_told_though_its_elements_are_clipped(backend):
     parameter.grad.data[...] = np.inf
     gradients = train_module._Gradients(task.model, 1.0, 0.01)
     with pytest.raises(FloatingPointError, match=rf"that of {name} is not, at step 7"), np.errstate(all="ignore"):
-        gradients.note(7, gradients.clip())
+        gradients.note(7, gradients.clip(), loss.data)
         gradients.read()
 
 
@@ -347,6 +350,67 @@ def test_a_gradient_that_is_not_finite_is_told_with_parameter_and_step(tmp_path)
         train(task, c, tmp_path, quiet=True)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_all_gradients_are_bad_no_first_one_is_blamed(workers, tmp_path, backend):
+    """After a forward pass that gives no number they all are; what is told is what was no number before."""
+    c = config(workers=workers)
+    task = tasks.make_task(c)
+    count, name = len(task.model.parameters()), "encoder.layers.0.feed_forward.up.weight"
+    dict(task.model.named_parameters())[name].data[0, 0] = np.inf
+    with pytest.raises(FloatingPointError) as caught:
+        train(task, c, tmp_path, quiet=True)
+    itself = f", and {name} itself is not finite" if backend == "numpy" else ""  # a GPU has taken the step by then
+    assert str(caught.value) == (
+        f"gradients are finite numbers; those of all {count} parameters are not (the loss is nan{itself}), "
+        "at step 1; lower learning_rate or lengthen warmup_steps"
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{"workers": 1}, {"workers": 2}, {"workers": 1, "accumulate": 2}])
+def test_a_run_away_is_told_in_one_line_and_no_warning(settings, tmp_path, capfd, backend):
+    finite = ", though all parameters are finite" if backend == "numpy" else ""
+    with pytest.raises(FloatingPointError, match=rf"\(the loss is nan{finite}\), at step 2; lower"):
+        run(tmp_path, learning_rate=1e30, warmup_steps=0, **settings)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("log_every, step", [(100, 17), (2, 2)])  # 65,536 is halved 16 times first
+def test_what_overflows_half_precision_unscaled_is_told_with_parameter_and_step(log_every, step, tmp_path, backend):
+    c = config(precision="float16", workers=1, backend=backend, log_every=log_every, steps=20, checkpoint_every=100)
+    task = tasks.make_task(c)
+    name = "decoder.norm.weight"
+    dict(task.model.named_parameters())[name].data[0] = np.nan
+    told = rf"\(the loss is nan, and {name} itself is not finite\), at step {step}; write precision=float32, or lower"
+    with pytest.raises(FloatingPointError, match=told):
+        train(task, c, tmp_path, quiet=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_gradient_that_overflows_half_precision_is_named(tmp_path, backend):
+    c = config(precision="float16", workers=1, backend=backend, log_every=100, steps=20, checkpoint_every=100)
+    task = tasks.make_task(c)
+    name, weight = list(task.model.named_parameters())[5]
+    plain = task.loss
+
+    def loss(*arrays):
+        value, tokens = plain(*arrays)
+        return value + (weight * 0.0).sqrt().sum(), tokens  # whose value is 0, and whose slope is infinite there
+
+    task.loss = loss
+    with pytest.raises(FloatingPointError, match=f"that of {name} is not, at step 17; write precision=float"):
+        train(task, c, tmp_path, quiet=True)
+
+
+def test_weights_that_overflow_in_the_last_step_are_told(tmp_path):
+    """Its gradients were still numbers; what is held out is looked at after it."""
+    c = config()
+    task = tasks.make_task(c)
+    task.held_out_loss = lambda: math.nan
+    with pytest.raises(FloatingPointError, match="validation_loss is nan after step 12; lower learning_rate"):
+        train(task, c, tmp_path, quiet=True)
+
+
 def test_every_schedule_can_be_asked_for_by_name():
     """Each warms up in the same line, and is then where its formula says."""
     common = {"steps": 41, "warmup_steps": 10, "learning_rate": 0.2, "lr_decay": 0.5, "lr_decay_every": 20}
@@ -357,11 +421,39 @@ def test_every_schedule_can_be_asked_for_by_name():
     }  # fmt: skip
     assert set(expected) == set(SCHEDULES)
     for name, value in expected.items():
-        schedule = make_schedule(config(schedule=name, lr_floor=0.02, **common))
+        settings = common if name != "noam" else {k: v for k, v in common.items() if k != "learning_rate"}
+        schedule = make_schedule(config(schedule=name, lr_floor=0.002 if name == "noam" else 0.02, **settings))
         assert schedule(30) == pytest.approx(value), name
         peak = schedule(10)
         assert peak == pytest.approx(0.2 if name != "noam" else 16**-0.5 * 10**-0.5)
         np.testing.assert_allclose([schedule(t) for t in range(1, 11)], peak * np.arange(1, 11) / 10, err_msg=name)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"accumulate": 2}, {"recompute": True}, {"clip_value": 0.01, "clip_norm": 0.05}])
+def test_a_frozen_part_stays_as_it_was_and_the_rest_is_trained(more, workers, tmp_path, backend):
+    """With weight decay, which a frozen parameter must not see either; and it costs the optimizer no state."""
+    c = config(workers=workers, weight_decay=0.1, backend=backend, steps=4, **more)
+    task = tasks.make_task(c)
+    frozen = ["source_embedding.weight", "encoder.layers.0.feed_forward.up.weight"]
+    parameters = dict(task.model.named_parameters())
+    for name in frozen:
+        parameters[name].requires_grad = False
+    task.model.to("float32")
+    before = {name: p.numpy().copy() for name, p in parameters.items()}
+    result = train(task, c, tmp_path, quiet=True)
+    assert [name for name, p in parameters.items() if (p.numpy() == before[name]).all()] == frozen
+    trained = sum(p.data.nbytes for name, p in parameters.items() if name not in frozen)
+    assert result["optimizer_bytes"] == 2 * trained
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_warm_up_by_default_is_cut_to_a_short_run_and_written_down(name):
+    for schedule in ("cosine", "linear"):
+        assert tasks.make_config(name, {"steps": 4, "schedule": schedule}).warmup_steps == 3
+        assert tasks.make_config(name, {"steps": 1, "schedule": schedule}).warmup_steps == 0
+    assert tasks.make_config(name, {}).warmup_steps == 100
+    assert tasks.make_config(name, {"steps": 4, "schedule": "inverse_sqrt"}).warmup_steps == 100
 
 
 def test_vectors_are_not_decayed():
@@ -388,6 +480,12 @@ def test_vectors_are_not_decayed():
         ({"accumulate": 0}, "accumulate is an integer of at least 1; got 0"),
         ({"lr_decay_every": 0}, "lr_decay_every is an integer of at least 1"),
         ({"stepz": 3}, "got stepz"),
+        ({"warmup_steps": 12}, "schedule=cosine falls after its warm-up; got warmup_steps=12, steps=12; write warm"),
+        ({"warmup_steps": 50, "schedule": "linear"}, "schedule=linear falls after its warm-up; got warmup_steps=50"),
+        ({"schedule": "noam", "learning_rate": 0.5}, "but noam, which has its own; got .*learning_rate=0.5; write sch"),
+        ({"schedule": "noam", "warmup_steps": 0}, "warms up for at least one step; got warmup_steps=0"),
+        ({"rotary_scaling": 2}, "for rotary positions; got rotary_pairing=halves, rotary_scaling=2, positions=sinus"),
+        ({"rotary_pairing": "neighbours", "positions": "alibi"}, "positions=alibi; write positions=rotary"),
         ({"symbols": 99}, "2 to 36 symbols"),
         ({"heads": 3}, "heads must divide"),
         ({"norm": "mid"}, "got 'mid'"),
@@ -414,7 +512,7 @@ def test_progress_shows_step_loss_speed_and_time_left(capsys):
 
 
 def test_the_loop_runs_on_both_backends(backend, tmp_path):
-    c = config(steps=2, backend=backend)
+    c = config(steps=2, warmup_steps=1, backend=backend)
     assert train(tasks.make_task(c), c, tmp_path, quiet=True)["steps"] == 2
     assert mt.get_backend() == backend
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from .doors import is_number, is_whole, require_seed
+from ..backend import check_seed
+from .doors import is_number, is_whole
 
 
 def greedy(scores: np.ndarray) -> np.ndarray:
@@ -77,14 +79,15 @@ def require_kept(top_k: int, top_p: float) -> None:
 class Sampler:
     """What `sampler` returns: a generator for each row, made when the row first draws."""
 
-    def __init__(self, temperature: float, top_k: int, top_p: float, seed: int, rows: Sequence[int] | None):
+    def __init__(self, temperature: float, top_k: int, top_p: float, seed: Any, rows: Sequence[int] | None):
         self.temperature, self.top_k, self.top_p, self.seed, self.rows = temperature, top_k, top_p, seed, rows
         self.generators: dict[int, np.random.Generator] = {}
 
     def _generator(self, row: int) -> np.random.Generator:
         number = row if self.rows is None else int(self.rows[row])
         if number not in self.generators:
-            self.generators[number] = np.random.default_rng((self.seed, number))
+            name = self.seed if isinstance(self.seed, tuple) else (self.seed,)
+            self.generators[number] = np.random.default_rng((*name, number))
         return self.generators[number]
 
     def __call__(self, scores: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
@@ -102,7 +105,11 @@ class Sampler:
 
 
 def sampler(
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, rows: Sequence[int] | None = None
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | tuple[int, ...] = 0,
+    rows: Sequence[int] | None = None,
 ) -> Sampler:
     """Return a chooser that draws from softmax(scores / temperature), among the `likeliest` by top_k and top_p.
 
@@ -121,7 +128,7 @@ def sampler(
     if not is_number(temperature) or not temperature > 0:
         raise ValueError(f"sampling needs temperature > 0; got {temperature!r}; write temperature=0.8")
     require_kept(top_k, top_p)
-    require_seed(seed)
+    check_seed(seed)
     if rows is not None and (not all(map(is_whole, rows)) or len(set(rows)) < len(rows)):
         raise ValueError(f"rows are different integers >= 0, one for each row; got {rows!r}; write rows=[0, 1, 2]")
     return Sampler(temperature, top_k, top_p, seed, rows)

@@ -47,12 +47,6 @@ def require_chunk(chunk: Any) -> None:
         raise ValueError(f"a chunk has at least one token, or is 0 for all at once; got {chunk!r}; write chunk=64")
 
 
-def require_seed(seed: Any) -> None:
-    """Raise ValueError unless a value is a seed."""
-    if not is_whole(seed):
-        raise ValueError(f"a seed is an integer >= 0; got {seed!r}; write seed=1")
-
-
 def require_rows(rows: Any, vocab: float, name: str) -> None:
     """Raise ValueError unless rows are lists of a model's token ids; empty ones are left to the readers."""
     if not isinstance(rows, Collection) or isinstance(rows, str):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from ..backend import check_seed
 from . import doors
 from .beam import beam_texts, beam_translate, require_search
 from .choose import greedy, require_kept, require_penalty, sampler
@@ -42,7 +43,7 @@ class Options:
         require_search(self.beams, self.length_penalty)
         require_penalty(self.repetition_penalty)
         doors.require_chunk(self.chunk)
-        doors.require_seed(self.seed)
+        check_seed(self.seed)
         if self.beams > 1 and self.temperature > 0:
             raise ValueError(
                 f"beams search and draw nothing; got beams={self.beams} and temperature={self.temperature}; "

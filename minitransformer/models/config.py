@@ -10,7 +10,7 @@ from typing import Any, Self
 from .. import nn
 from ..nn.activation import ACTIVATIONS, GATED, is_known
 from ..nn.attention import check_options
-from ..ops.position import check_pairing
+from ..ops.position import PAIRINGS, check_pairing
 
 
 @dataclasses.dataclass
@@ -45,7 +45,8 @@ class LayersConfig(Config):
 
     kv_heads: heads of keys and values, 0 for as many as heads. share: none, qk (one projection for queries and keys)
     or heads (one for all heads). tie_output: project back by the transpose of the values' projection. qk_norm: norm
-    queries and keys. window: keys that a query sees, 0 for all. attention: auto, dense, blockwise or linear.
+    queries and keys. window: keys that a query sees, 0 for all. attention: auto, dense, blockwise or linear
+    (which makes no weights: dropout then acts on all else).
     distinct_layers: how many layers have weights of their own, 0 for all; with 2 of 6, three follow the first and
     three the second (Lan et al. 2019, arXiv:1909.11942, share one). recompute: compute each layer again in the
     backward pass instead of keeping what is inside (see nn.Recompute). rotary_pairing, rotary_scaling: how rotary
@@ -95,6 +96,11 @@ class LayersConfig(Config):
         scaling = self.rotary_scaling
         if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0 < scaling < math.inf:
             raise ValueError(f"rotary_scaling is a positive number; got {scaling!r}; write rotary_scaling=2")
+        if positions != "rotary" and (self.rotary_pairing, scaling) != (PAIRINGS[0], 1):
+            came = f"rotary_pairing={self.rotary_pairing}, rotary_scaling={scaling}, positions={positions}"
+            raise ValueError(
+                f"rotary_pairing and rotary_scaling are for rotary positions; got {came}; write positions=rotary"
+            )
         if self.distinct_layers > self.layers:  # type: ignore[attr-defined]
             raise ValueError(
                 f"distinct_layers is at most layers={self.layers}; got {self.distinct_layers}; "  # type: ignore[attr-defined]
@@ -107,5 +113,5 @@ class LayersConfig(Config):
             raise ValueError(f"an activation is one of {known}; got {act!r}; write activation=relu")
         check_options(
             heads, self.kv_heads or heads, self.share, self.tie_output, self.window, self.attention,
-            biased=positions in ("alibi", "relative"), dropout=dropout,
+            biased=positions in ("alibi", "relative"), dropout=0.0,  # of linear attention a layer drops no weights
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A decoder-only language model in the manner of GPT-2 (Radford et al. 2019): read what came, guess what comes."""
+"""A decoder-only language model in the manner of GPT and GPT-2: read what came, guess what comes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import nn, ops
 from ..backend import namespace
+from ..nn.block import NORMS
 from ..tensor import as_array
 from .config import LayersConfig
 from .transformer import POSITIONS, attention_positions, positions
@@ -15,7 +16,12 @@ from .transformer import POSITIONS, attention_positions, positions
 
 @dataclasses.dataclass
 class GPT2Config(LayersConfig):
-    """Sizes of a causal language model; the defaults are those of the smallest GPT-2."""
+    """Sizes of a causal language model; the defaults are those of the smallest GPT-2.
+
+    tie_embeddings: whether the output projection is the embedding (Press & Wolf 2016, arXiv:1608.05859). positions: as
+    in TransformerConfig. norm: "pre" as in GPT-2, or "post" as in the first GPT. The other fields are those of
+    LayersConfig.
+    """
 
     vocab_size: int = 50_257
     max_length: int = 1024
@@ -25,14 +31,19 @@ class GPT2Config(LayersConfig):
     d_ff: int = 3072
     dropout: float = 0.1
     activation: str = "gelu_tanh"
-    tie_embeddings: bool = True  # the output projection is the embedding
+    tie_embeddings: bool = True
     positions: str = "learned"  # or sinusoidal, rotary, alibi, relative, none
+    norm: str = "pre"  # or post
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"positions is one of {', '.join(POSITIONS)}; got {self.positions!r}; write positions=learned"
             )
+        if self.norm not in NORMS:
+            raise ValueError(f"norm is one of {', '.join(NORMS)}; got {self.norm!r}; write norm=pre")
+        if not isinstance(self.tie_embeddings, bool):
+            raise ValueError(f"tie_embeddings is true or false; got {self.tie_embeddings!r}; write tie_embeddings=true")
         self.require(vocab_size=1, max_length=1, d_model=1, heads=1, layers=0, d_ff=1)
         self.check_layers()
 
@@ -44,8 +55,12 @@ class GPT2(nn.Module):
     padding: integers (B,), how many of a row's first ids, caches included, only pad it: nobody looks at them, and
     positions are counted from what follows.
 
-    Pre-norm, learned positions, GELU in its tanh form, the output projection tied to the embedding, weights drawn
-    with spread 0.02, those that write into the residual sum with 0.02/√(2·layers).
+    With norm="pre", GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"): a last
+    LayerNorm after the layers, weights drawn with spread 0.02, those that write into the residual sum with
+    0.02/√(2·layers). With norm="post", the first GPT (Radford et al. 2018, "Improving Language Understanding by
+    Generative Pre-Training"): each layer ends in a LayerNorm, so that none follows the last, and since no sum grows
+    from layer to layer, all weights are drawn with spread 0.02. Learned positions, GELU in its tanh form and the output
+    projection tied to the embedding are those of both.
     Raises ValueError for a sequence that is too long, IndexError for ids out of range.
     """
 
@@ -54,17 +69,17 @@ class GPT2(nn.Module):
         self.embedding = nn.Embedding(c.vocab_size, c.d_model, 0.02)
         self.positions = positions(c.positions, c.max_length, c.d_model)
         self.drop = nn.Dropout(c.dropout)
-        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, "pre", c.activation)
+        sizes = (c.d_model, c.heads, c.d_ff, c.dropout, c.norm, c.activation)
         places = attention_positions(c.positions, c, causal=True)
         layers = c.stack(lambda: nn.EncoderLayer(*sizes, positions=places, **c.attention_options()))
         self.decoder = nn.Encoder(layers, c.d_model)
         self.output = None if c.tie_embeddings else nn.Linear(c.d_model, c.vocab_size, bias=False)
-        if not layers:
+        if not layers and c.norm == "pre":
             self.decoder.norm = nn.LayerNorm(c.d_model)
         self._initialise()
 
     def _initialise(self) -> None:
-        into_residual = 0.02 / math.sqrt(2 * max(self.config.layers, 1))
+        into_residual = 0.02 / math.sqrt(2 * max(self.config.layers, 1)) if self.config.norm == "pre" else 0.02
         for layer in self.decoder.layers:
             attention, feed = layer.self_attention, layer.feed_forward
             for linear in (attention.q_proj, attention.k_proj, attention.v_proj, feed.gate, feed.up):

@@ -45,6 +45,9 @@ class TransformerConfig(LayersConfig):
                 raise ValueError(
                     f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}; write {name}={allowed[0]}"
                 )
+        if self.pad_id >= self.source_vocab:
+            tokens = f"the source's {self.source_vocab} tokens, counted from 0"
+            raise ValueError(f"pad_id is one of {tokens}; got {self.pad_id}; write pad_id=0")
         self.check_layers()
         if self.tie_embeddings == "all" and self.source_vocab != self.target_vocab:
             raise ValueError(

@@ -9,7 +9,7 @@ from .module import Module
 
 
 class ReLU(Module):
-    """Apply max(x, 0).    (...) → (...)"""
+    """Apply max(x, 0).    (...) → (...)    Nair & Hinton 2010, ICML."""
 
     def forward(self, x: Any) -> Any:
         return ops.relu(x)

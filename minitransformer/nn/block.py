@@ -2,6 +2,9 @@
 
 pre-norm:   x + f(norm(x))          the sum stays untouched from end to end: trains easily
 post-norm:  norm(x + f(x))          as in the paper of 2017: needs a warm-up
+
+The residual x + f(x) is that of He et al. 2015, arXiv:1512.03385. Post-norm: Vaswani et al. 2017, arXiv:1706.03762,
+section 3.1. Pre-norm, and why it can do without a warm-up: Xiong et al. 2020, arXiv:2002.04745.
 """
 
 from __future__ import annotations
@@ -51,6 +54,11 @@ class FeedForward(Module):
         return self.down(self.drop(hidden))
 
 
+def _dropout_of_weights(dropout: float, attention: dict[str, Any]) -> float:
+    """Return a layer's dropout as its attention takes it: linear attention makes no weights that could be dropped."""
+    return 0.0 if attention.get("kind") == "linear" else dropout
+
+
 class _Layer(Module):
     """What both kinds of layer share: how a sublayer is wrapped into norm, dropout and residual."""
 
@@ -83,6 +91,7 @@ class EncoderLayer(_Layer):
 
     x: (B, T, D), key_mask: (B, T) boolean → (B, T, D).    seen: a list that receives the weights (B, H, T, T).
 
+    dropout: of attention's weights (with kind="linear" there are none), of hidden units, of what each sublayer adds.
     attention: what MultiHeadAttention takes beside: kv_heads, positions, share, qk_norm, window, ...
     """
 
@@ -92,7 +101,7 @@ class EncoderLayer(_Layer):
     ):  # fmt: skip
         _check_norm(norm)
         self.norm = norm
-        self.self_attention = MultiHeadAttention(d_model, heads, dropout, **attention)
+        self.self_attention = MultiHeadAttention(d_model, heads, _dropout_of_weights(dropout, attention), **attention)
         self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
         self.norm1 = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)
@@ -115,7 +124,8 @@ class DecoderLayer(_Layer):
     x: (B, T, D), memory: (B, S, D), masks: (B, T) and (B, S) boolean → (B, T, D).
     seen, seen_cross: lists that receive the weights (B, H, T, T) and (B, H, T, S).
 
-    attention: what both MultiHeadAttentions take beside; positions and window are for the self-attention alone.
+    dropout: as in EncoderLayer. attention: what both MultiHeadAttentions take beside; positions and window are for the
+    self-attention alone.
     """
 
     def __init__(
@@ -124,9 +134,10 @@ class DecoderLayer(_Layer):
     ):  # fmt: skip
         _check_norm(norm)
         self.norm = norm
-        self.self_attention = MultiHeadAttention(d_model, heads, dropout, **attention)
+        dropped = _dropout_of_weights(dropout, attention)
+        self.self_attention = MultiHeadAttention(d_model, heads, dropped, **attention)
         across = {name: value for name, value in attention.items() if name not in ("positions", "window")}
-        self.cross_attention = MultiHeadAttention(d_model, heads, dropout, **across)  # two texts: no distances
+        self.cross_attention = MultiHeadAttention(d_model, heads, dropped, **across)  # two texts: no distances
         self.feed_forward = FeedForward(d_model, d_ff, act, dropout)
         self.norm1 = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)

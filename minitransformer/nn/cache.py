@@ -14,7 +14,9 @@ class KVCache:
 
     A cache of self-attention grows with each call; one of cross-attention (fixed=True) is filled by the first call
     and read by the others. window: how far a query looks back, itself included; then only what a next query may still
-    see is kept, and memory stays the same however long the text becomes.
+    see is kept, and memory stays the same however long the text becomes. To keep them is common practice and no paper's
+    own; Shazeer 2019, arXiv:1911.02150, works out what reading them costs in memory traffic, and so why fewer heads of
+    keys and values write faster.
     Raises RuntimeError where gradients are recorded: a cache is for writing, not for training; ValueError for a window
     below 1.
     """

@@ -98,10 +98,10 @@ class Module:
         return self.train(False)
 
     def to(self, where: Any) -> Module:
-        """Move every parameter to a backend, or convert it to a dtype, in place."""
+        """Move every parameter to a backend, or convert it to a dtype, in place. What is frozen stays frozen."""
         for parameter in self.parameters():
             parameter.data = Tensor(parameter.data).to(where).data
-            parameter.node = Parameter(parameter.data).node
+            parameter.node = None if parameter.node is None else Parameter(parameter.data).node
         return self
 
     def zero_grad(self) -> None:

@@ -90,7 +90,7 @@ class LearnedPositions(Module):
 
     x: (B, T, D), start: a number, or one for each row (B,) → (B, T, D).    weight: (max_length, D), normal.
 
-    Raises ValueError beyond max_length.
+    Raises ValueError beyond max_length. Gehring et al. 2017, arXiv:1705.03122, section 3.1.
     """
 
     def __init__(self, max_length: int, width: int, std: float = 0.02):

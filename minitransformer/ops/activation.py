@@ -19,7 +19,10 @@ CUBIC = 0.044715  # Hendrycks & Gimpel's constant in the tanh form
 
 @primitive
 def relu(xp: Any, x: Array) -> Made:
-    """Keep what is positive: max(x, 0), with derivative 0 at 0.    x: (...) → (...)"""
+    """Keep what is positive: max(x, 0), with derivative 0 at 0.    x: (...) → (...)
+
+    Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines", ICML.
+    """
     positive = x > 0
 
     def vjp(g: Array) -> tuple[Array]:

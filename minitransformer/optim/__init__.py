@@ -3,7 +3,15 @@
 from .accumulation import GradAccumulator
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
-from .clipping import clip_grad_norm_, clip_grad_value_, grad_norms, parameter_at_fault, scale_gradients_
+from .clipping import (
+    Fault,
+    clip_grad_norm_,
+    clip_grad_value_,
+    grad_norms,
+    gradients_at_fault,
+    parameter_at_fault,
+    scale_gradients_,
+)
 from .guard import Spike, SpikeGuard
 from .lion import Lion
 from .optimizer import Optimizer
@@ -12,7 +20,8 @@ from .schedules import Constant, Exponential, InverseSquareRoot, Noam, Schedule,
 from .sgd import SGD
 
 __all__ = [
-    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "GradAccumulator", "GradScaler", "InverseSquareRoot",
-    "Lion", "Noam", "Optimizer", "SGD", "Schedule", "Spike", "SpikeGuard", "StepDecay", "WarmupCosine",
-    "WarmupLinear", "clip_grad_norm_", "clip_grad_value_", "grad_norms", "parameter_at_fault", "scale_gradients_",
+    "Adafactor", "Adam", "AdamW", "Constant", "Exponential", "Fault", "GradAccumulator", "GradScaler",
+    "InverseSquareRoot", "Lion", "Noam", "Optimizer", "SGD", "Schedule", "Spike", "SpikeGuard", "StepDecay",
+    "WarmupCosine", "WarmupLinear", "clip_grad_norm_", "clip_grad_value_", "grad_norms", "gradients_at_fault",
+    "parameter_at_fault", "scale_gradients_",
 ]  # fmt: skip

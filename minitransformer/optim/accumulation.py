@@ -25,7 +25,8 @@ class GradAccumulator:
         optimizer.step()
 
     A mean of the means, Σᵢ gᵢ/k, would give the tokens of a short batch more weight than those of a long one. The sums
-    are kept in the parameters' dtype and take as many bytes as the parameters.
+    are kept in the parameters' dtype and take as many bytes as the parameters. This is common practice and no paper's
+    own.
     """
 
     def __init__(self, parameters: Iterable[Tensor] | Tensor):
@@ -36,10 +37,12 @@ class GradAccumulator:
     def add(self, tokens: int) -> None:
         """Take the gradients out of the parameters, and remember `tokens` times them.
 
-        A batch of no tokens adds nothing. Raises ValueError for a count below 0.
+        A batch of no tokens adds nothing. Raises ValueError for what is no count.
         """
-        if tokens < 0:
-            raise ValueError(f"tokens are counted from 0; got {tokens}; write the number that the mean was taken over")
+        if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 0:
+            raise ValueError(
+                f"tokens are counted from 0; got {tokens!r}; write the number that the mean was taken over"
+            )
         found = [(i, p.node.grad) for i, p in enumerate(self.parameters) if p.node is not None]
         new = [(i, g) for i, g in found if g is not None and tokens and self.sums[i] is None]
         known = [(i, g) for i, g in found if g is not None and tokens and self.sums[i] is not None]

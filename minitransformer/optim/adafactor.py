@@ -11,7 +11,7 @@ import numpy as np
 from ..backend import Array
 from ..kernels.cuda import adafactor as cuda
 from ..kernels.cuda.adafactor import Numbers
-from .optimizer import Optimizer, check_range
+from .optimizer import Optimizer, check_flag, check_range
 
 CONVENTIONS = ("torch", "transformers")
 
@@ -40,7 +40,8 @@ class Adafactor(Optimizer):
     ρ, ε and α as in the paper are those of "transformers"; its momentum keeps the step size inside. beta1,
     scale_parameter=False, relative_step=False and warmup_init=True are refused with "torch", which has none.
     eps is (ε₁, ε₂). PyTorch calls clip_threshold d, transformers calls beta2_decay decay_rate.
-    Raises ValueError for a value outside its range or settings that contradict one another.
+    Raises ValueError for a value outside its range or settings that contradict one another, TypeError for what is no
+    number or flag.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class Adafactor(Optimizer):
         check_range("clip_threshold", group["clip_threshold"], 0, math.inf, low_is_allowed=False)
         if group["beta1"] is not None:
             check_range("beta1", group["beta1"], 0, 1)
-        if not group["beta2_decay"] <= 0:
-            raise ValueError(f"beta2_decay is at most 0; got {group['beta2_decay']}; write beta2_decay=-0.8")
+        for name in ("scale_parameter", "relative_step", "warmup_init"):
+            check_flag(name, group[name])
+        decay = group["beta2_decay"]
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not -math.inf < decay <= 0:
+            raise ValueError(f"beta2_decay is at most 0; got {decay!r}; write beta2_decay=-0.8")
         self._check_together(group)
 
     @staticmethod

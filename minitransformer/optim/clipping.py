@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..backend import backend_of, namespace
 from ..kernels.cuda import optimizers as cuda
@@ -75,7 +75,8 @@ def clip_grad_value_(parameters: Iterable[Tensor] | Tensor, clip_value: float) -
 
         g ← min(max(g, −clip_value), clip_value)
 
-    This changes the direction of the step; `clip_grad_norm_` does not.
+    This changes the direction of the step; `clip_grad_norm_`, which is the rule of Pascanu, Mikolov & Bengio 2012,
+    arXiv:1211.5063, does not. Raises ValueError for a bound below 0.
     """
     check_range("clip_value", clip_value, 0, math.inf)
     nodes = _nodes_with_gradient(parameters)
@@ -106,8 +107,16 @@ def grad_norms(parameters: Iterable[Tensor] | Tensor) -> list[float]:
     return norms
 
 
-def parameter_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> int | None:
-    """Return the index, among the parameters, of the first gradient that made a norm infinite or nan.
+class Fault(NamedTuple):
+    """Which gradients are not finite."""
+
+    first: int  # the index, among the parameters, of the first of them
+    bad: int  # how many there are
+    of: int  # of so many gradients
+
+
+def gradients_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> Fault | None:
+    """Return which of the parameters' gradients made a norm infinite or nan.
 
     norm: what `clip_grad_norm_` returned. On a GPU, which notes it down then, this holds steps later, too. None where
     each gradient is finite and only the sum of their squares is not.
@@ -115,10 +124,19 @@ def parameter_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> int 
     chosen = unique_parameters(parameters)
     nodes = _nodes_with_gradient(chosen)
     if getattr(norm, "base", None) is not None and backend_of(norm) == "cupy":
-        at = cuda.first_at_fault(norm)
+        at, count = cuda.at_fault(norm)
     else:
-        bad = [not namespace((n.grad,)).isfinite(n.grad).all() for n in nodes]
-        if not any(bad):
-            return None
-        at = bad.index(True)
-    return next(i for i, p in enumerate(chosen) if p.node is nodes[at])
+        bad = [i for i, n in enumerate(nodes) if not namespace((n.grad,)).isfinite(n.grad).all()]
+        at, count = bad[0] if bad else -1, len(bad)
+    if not count:
+        return None
+    return Fault(next(i for i, p in enumerate(chosen) if p.node is nodes[at]), count, len(nodes))
+
+
+def parameter_at_fault(norm: Any, parameters: Iterable[Tensor] | Tensor) -> int | None:
+    """Return the index, among the parameters, of the first gradient that made a norm infinite or nan.
+
+    norm and None as in `gradients_at_fault`, which also tells how many there are.
+    """
+    fault = gradients_at_fault(norm, parameters)
+    return None if fault is None else fault.first

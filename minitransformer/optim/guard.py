@@ -41,6 +41,12 @@ class SpikeGuard:
     limit: the leap from which on a step is left out. Losses are judged once 20 are known; of a loss that has come to
     rest, σ counts as at least a thousandth of μ, so that its rounding is no leap. A loss has to be known for this: on a
     GPU each step is waited for. `names` are those of the parameters, in the order in which their norms come.
+
+    Batches around a spike are left out for PaLM, too (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1), but after
+    the fact: the run was set back to a checkpoint about 100 steps before it, and went on 200 to 500 batches later. Here
+    one step is left out, before it is taken; nothing is computed again, but a spike that was long in the making is not
+    undone. The bound and the growth are this library's.
+    Raises ValueError for a limit that is not positive.
     """
 
     def __init__(self, limit: float, names: Sequence[str]):
@@ -53,10 +59,21 @@ class SpikeGuard:
     def look(self, step: int, loss: float, norms: Sequence[float]) -> Spike | None:
         """Return None for a step to be taken, which is then remembered; else the spike that it is.
 
-        Raises FloatingPointError, with step and parameter, for the fifth spike in a row, or a loss that is not finite.
+        norms: one for each name. Raises FloatingPointError, with step and parameter, for the fifth spike in a row, or
+        for a loss or a norm that is not finite; ValueError for another count of norms.
         """
+        if len(norms) != len(self.names):
+            raise ValueError(
+                f"norms come one for each name; got {len(norms)} for {len(self.names)} names; "
+                "write optim.grad_norms(model.parameters())"
+            )
         if not math.isfinite(loss):
             raise FloatingPointError(f"a loss is a finite number; got {loss} at step {step}; lower learning_rate")
+        for name, norm in zip(self.names, norms, strict=True):
+            if not math.isfinite(norm):
+                raise FloatingPointError(
+                    f"norms are finite numbers; got {norm} for {name} at step {step}; lower learning_rate"
+                )
         leap = self._leap(loss)
         if leap <= self.limit:
             self.losses.append(loss)

@@ -22,6 +22,18 @@ def check_range(name: str, value: Any, low: float, high: float, low_is_allowed: 
         raise ValueError(f"{name} lies in {bracket}{low}, {end}); got {value}; write {name}=0.1")
 
 
+def check_count(name: str, value: Any, low: int) -> None:
+    """Raise ValueError unless this is a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{name} is a whole number from {low} up; got {value!r}; write {name}=100")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError unless this is True or False: any text would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False; got {value!r}; write {name}=True")
+
+
 def check_betas(betas: Any) -> None:
     """Raise ValueError unless these are two numbers in [0, 1)."""
     if not isinstance(betas, tuple) or len(betas) != 2:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..tensor import Tensor
 from .clipping import clip_grad_norm_, scale_gradients_
-from .optimizer import check_range
+from .optimizer import check_count, check_range
 
 
 class GradScaler:
@@ -35,6 +35,7 @@ class GradScaler:
         check_range("init_scale", init_scale, 1, math.inf)
         check_range("growth_factor", growth_factor, 1, math.inf)
         check_range("backoff_factor", backoff_factor, 0, 1, low_is_allowed=False)
+        check_count("growth_interval", growth_interval, 1)
         self.scale, self.good_steps = init_scale, 0
         self.growth, self.backoff, self.interval = growth_factor, backoff_factor, growth_interval
 

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import math
 
-from .optimizer import check_range
+from .optimizer import check_count, check_range
 
 
 def _check_step(step: int) -> None:
     if step < 1:
         raise ValueError(f"steps count from 1; got {step}; write schedule(step + 1)")
-
-
-def _check_count(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} is a whole number from {low} up; got {value!r}; write {name}=100")
 
 
 class Schedule:
@@ -34,7 +29,7 @@ class Schedule:
     def __init__(self, peak: float, warmup: int = 0, floor: float = 0.0):
         check_range("peak", peak, 0, math.inf)
         check_range("floor", floor, 0, math.inf)
-        _check_count("warmup", warmup, 0)
+        check_count("warmup", warmup, 0)
         if floor > peak:
             raise ValueError(f"floor is at most peak; got floor={floor}, peak={peak}; write floor={peak}")
         self.peak, self.warmup, self.floor = peak, warmup, floor
@@ -76,8 +71,8 @@ class Noam:
     """
 
     def __init__(self, d_model: int, warmup: int, factor: float = 1.0):
-        _check_count("d_model", d_model, 1)
-        _check_count("warmup", warmup, 1)
+        check_count("d_model", d_model, 1)
+        check_count("warmup", warmup, 1)
         check_range("factor", factor, 0, math.inf)
         self.d_model, self.warmup, self.factor = d_model, warmup, factor
 
@@ -111,7 +106,7 @@ class Exponential(Schedule):
         super().__init__(peak, warmup, floor)
         if not 0 < gamma <= 1:
             raise ValueError(f"gamma lies in (0, 1]; got {gamma}; write gamma=0.1")
-        _check_count("every", every, 1)
+        check_count("every", every, 1)
         self.gamma, self.every = gamma, every
 
     def after(self, step: int) -> float:
@@ -141,7 +136,7 @@ class WarmupLinear(Schedule):
 
     def __init__(self, peak: float, warmup: int, total: int, floor: float = 0.0):
         super().__init__(peak, warmup, floor)
-        _check_count("total", total, 1)
+        check_count("total", total, 1)
         if warmup >= total:
             raise ValueError(f"warmup ends before total; got warmup={warmup}, total={total}; write total={warmup + 1}")
         self.total = total

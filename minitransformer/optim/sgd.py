@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from ..kernels.cuda import optimizers as cuda
-from .optimizer import Optimizer, check_range
+from .optimizer import Optimizer, check_flag, check_range
 
 
 class SGD(Optimizer):
@@ -21,7 +21,7 @@ class SGD(Optimizer):
 
     θ, g, b: one shape, that of the parameter. As in PyTorch the learning rate η stands outside the momentum,
     so that a change of η takes effect at once; Sutskever et al. (ICML 2013) put it inside.
-    Raises ValueError for a value outside its range.
+    Raises ValueError for a value outside its range (dampening: 0 ≤ τ < 1), TypeError for what is no number or flag.
     """
 
     elementwise = True
@@ -39,6 +39,8 @@ class SGD(Optimizer):
     def _check(self, group: dict[str, Any]) -> None:
         for name in ("lr", "momentum", "weight_decay"):
             check_range(name, group[name], 0, float("inf"))
+        check_range("dampening", group["dampening"], 0, 1)
+        check_flag("nesterov", group["nesterov"])
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError(
                 f"nesterov needs momentum > 0 and dampening = 0; got momentum={group['momentum']}, "

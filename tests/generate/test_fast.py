@@ -26,8 +26,8 @@ def shaken(model, factor=1.0):
 
 def language(positions="learned", kv_heads=0, act="gelu_tanh", factor=1.0, **options):
     mt.manual_seed(3)
-    sizes = {"vocab_size": 29, "max_length": 40, "d_model": 24, "heads": 4, "layers": 2, "d_ff": 36}
-    return shaken(GPT2(GPT2Config(**sizes, positions=positions, kv_heads=kv_heads, activation=act, **options)), factor)
+    sizes = {"vocab_size": 29, "max_length": 40, "d_model": 24, "heads": 4, "layers": 2, "d_ff": 36, **options}
+    return shaken(GPT2(GPT2Config(**sizes, positions=positions, kv_heads=kv_heads, activation=act)), factor)
 
 
 def translator(positions="sinusoidal", kv_heads=0, act="relu", norm="post"):
@@ -77,6 +77,7 @@ def test_texts_are_scored_as_by_the_book(positions, kv_heads, prompts, where):
     [
         {"window": 4}, {"window": 4, "positions": "rotary"}, {"window": 3, "positions": "alibi", "kv_heads": 2},
         {"window": 5, "positions": "relative"}, {"tie_embeddings": False}, {"distinct_layers": 1},
+        {"norm": "post"}, {"norm": "post", "positions": "rotary", "kv_heads": 2}, {"norm": "post", "layers": 1},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("prompts", [[[4, 2, 7]], [[4, 2, 7], [9], [3, 8, 1, 5, 6]]])
@@ -146,6 +147,16 @@ def test_other_beginnings_are_read_by_the_book(options, prompts, chunk, monkeypa
     monkeypatch.setattr(GPT2, "forward", forward)
     written = generate.continue_texts(language(**options), prompts, 5, chunk=chunk)
     assert sum(asked) == len(prompts[0]) and [len(text) for text in written] == [5] * len(prompts)
+
+
+def test_in_post_norm_the_same_tokens_are_written():
+    model = language(norm="post")
+    for prompt in ([1, 2, 3], [7]):
+        texts = []
+        for fast_way in (True, False):
+            with mt.use_kernels(fast_way):
+                texts.append(generate.continue_text(model, prompt, 24, generate.sampler(1.0, 40, 1.0, 3)))
+        assert texts[0] == texts[1] and len(set(texts[0])) > 5
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)

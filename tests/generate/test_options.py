@@ -75,7 +75,7 @@ def test_chunks_and_ends_reach_the_readers(said, monkeypatch):
         ({"beams": 2, "length_penalty": "a"}, "got 2, 1 and 'a'"),
         ({"repetition_penalty": "a"}, "positive, 1 for none; got 'a'"),
         ({"chunk": 1.5}, "0 for all at once; got 1.5"),
-        ({"seed": -1}, "a seed is an integer >= 0; got -1"),
+        ({"seed": -1}, "a seed is a whole number from 0 up, or a tuple of such; got -1"),
     ],
 )
 def test_misuse_is_named(said, text):

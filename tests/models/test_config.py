@@ -40,6 +40,11 @@ def test_a_config_goes_through_json():
         (lambda: TransformerConfig.from_dict({"width": 3}), "got width"),
         (lambda: GPT2Config(d_model=10, heads=3), "heads=3"),
         (lambda: GPT2Config(dropout=-1), "dropout"),
+        (lambda: TransformerConfig(activation=[1]), r"an activation is one of .*; got \[1\]; write activation=relu"),
+        (lambda: GPT2Config(activation={}), "an activation is one of .*; got {}"),
+        (lambda: TransformerConfig(11, 11, pad_id=11), "source's 11 tokens, counted from 0; got 11; write pad_id=0"),
+        (lambda: GPT2Config(norm="mid"), "norm is one of pre, post; got 'mid'; write norm=pre"),
+        (lambda: GPT2Config(tie_embeddings="foo"), "tie_embeddings is true or false; got 'foo'"),
     ],
 )
 def test_impossible_values_are_named(make, text):

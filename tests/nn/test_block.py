@@ -107,3 +107,15 @@ def test_the_weights_are_handed_out_on_request(rng):
 def test_another_norm_is_refused():
     with pytest.raises(ValueError, match="pre or post; got 'sandwich'"):
         nn.EncoderLayer(D, H, F, norm="sandwich")
+
+
+@pytest.mark.parametrize("layer", [nn.EncoderLayer, nn.DecoderLayer])
+def test_dropout_of_a_layer_leaves_linear_attention_alone_and_acts_on_the_rest(layer, rng):
+    made = layer(12, 3, 16, 0.5, kind="linear")
+    attentions = [part for part in made.modules() if isinstance(part, nn.MultiHeadAttention)]
+    assert attentions and all(a.dropout == 0 for a in attentions)
+    assert made.drop.p == made.feed_forward.drop.p == 0.5
+    inputs = [mt.tensor(rng.standard_normal((2, n, 12)).astype("float32")) for n in (5, 4)[: len(attentions)]]
+    first, second = made(*inputs).numpy(), made(*inputs).numpy()
+    assert (first != second).any()
+    np.testing.assert_array_equal(made.eval()(*inputs).numpy(), made(*inputs).numpy())

@@ -49,6 +49,7 @@ OPTIONS = {
     "shared qk": {"share": "qk", "tie_output": True}, "linear": {"attention": "linear", "dropout": 0.0},
     "linear, rotary": {"attention": "linear", "dropout": 0.0, "positions": "rotary"},
     "one layer": {"distinct_layers": 1}, "blockwise": {"attention": "blockwise"}, "recompute": {"recompute": True},
+    "post-norm": {"norm": "post"}, "post-norm, rotary": {"norm": "post", "positions": "rotary", "kv_heads": 2},
 }  # fmt: skip
 
 

@@ -86,3 +86,14 @@ def test_sequential_and_lists_can_be_indexed():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     assert len(model) == 3 and isinstance(model[1], nn.ReLU)
     assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_what_is_frozen_stays_frozen_where_it_goes():
+    model = mt.models.GPT2(mt.models.GPT2Config(11, 8, 12, 3, 1, 20))
+    model.embedding.weight.requires_grad = False
+    for where in ("float64", mt.get_backend(), "float32"):
+        model.to(where)
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        assert frozen == ["embedding.weight"]
+    mt.ops.cross_entropy(model(mt.tensor([[1, 2, 3]]).data), mt.tensor([[2, 3, 4]]).data).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == ["embedding.weight"]

@@ -117,5 +117,6 @@ def test_what_overflows_is_seen_in_the_norm_and_not_in_a_warning():
 
 
 def test_misuse_is_named():
-    with pytest.raises(ValueError, match="tokens are counted from 0; got -1"):
-        GradAccumulator([mt.tensor([1.0], requires_grad=True)]).add(-1)
+    for tokens in (-1, 1.5, np.nan, True):
+        with pytest.raises(ValueError, match=f"tokens are counted from 0; got {tokens}"):
+            GradAccumulator([mt.tensor([1.0], requires_grad=True)]).add(tokens)

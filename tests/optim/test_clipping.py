@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer.optim import clip_grad_norm_, clip_grad_value_, grad_norms, parameter_at_fault
+from minitransformer.optim import clip_grad_norm_, clip_grad_value_, grad_norms, gradients_at_fault, parameter_at_fault
 from tests import hostcuda
 
 
@@ -46,8 +46,20 @@ def test_what_is_not_finite_is_told_and_left_alone(rng):
         clip_grad_norm_(mine, 1.0)
     norm = clip_grad_norm_(mine, 1.0, error_if_nonfinite=False)
     assert np.isnan(float(norm)) and parameter_at_fault(norm, mine) == 1
+    assert gradients_at_fault(norm, mine) == (1, 1, 3)
     for p, g in zip(mine, before, strict=True):
         np.testing.assert_array_equal(p.grad.numpy(), g)
+
+
+@pytest.mark.parametrize("bad", [[0], [2], [0, 2], [0, 1, 2]])
+@pytest.mark.parametrize("kernels", [True, False])
+def test_gradients_that_are_not_finite_are_counted(kernels, bad, rng):
+    mine = parameters(rng, "float32")
+    for i in bad:
+        mine[i].grad.data[...] = np.inf
+    with mt.use_kernels(kernels):
+        norm = clip_grad_norm_(mine, 1.0, error_if_nonfinite=False)
+    assert gradients_at_fault(norm, mine) == (bad[0], len(bad), 3)
 
 
 def test_no_gradients_have_no_norm():

@@ -113,3 +113,19 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step(loss):
 def test_misuse_is_named(limit):
     with pytest.raises(ValueError, match="limit lies in"):
         SpikeGuard(limit, NAMES)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_norms_that_are_not_finite_are_told_and_not_remembered(bad):
+    guard = ready()
+    before = guard.state_dict()
+    with pytest.raises(FloatingPointError, match=f"norms are finite numbers; got {bad} for b at step 51; lower"):
+        guard.look(51, 2.0, [1.0, bad, 0.0])
+    assert guard.state_dict() == before
+
+
+@pytest.mark.parametrize("norms", [[], [1.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
+def test_norms_come_one_for_each_name(norms):
+    for guard in (ready(), SpikeGuard(4.0, NAMES)):
+        with pytest.raises(ValueError, match=f"one for each name; got {len(norms)} for 3 names; write optim.grad"):
+            guard.look(51, 2.0, norms)

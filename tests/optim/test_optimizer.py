@@ -1,6 +1,7 @@
 """What all optimizers share: groups, ties, frozen parameters, dtype, state that goes out and in."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -131,6 +132,14 @@ def test_state_bytes_are_those_of_the_moments(kernels):
         (lambda p: optim.Adam([p], lr=-1), ValueError, "lr lies in .*got -1"),
         (lambda p: optim.Adam([p], betas=(0.9, 1.0)), ValueError, r"betas\[1\]"),
         (lambda p: optim.SGD([p], nesterov=True), ValueError, "momentum > 0"),
+        (lambda p: optim.SGD([p], dampening=math.nan), ValueError, r"dampening lies in \[0, 1\); got nan"),
+        (lambda p: optim.SGD([p], dampening=-3), ValueError, r"dampening lies in \[0, 1\); got -3"),
+        (lambda p: optim.SGD([p], dampening="a"), TypeError, "dampening is a number; got 'a'"),
+        (lambda p: optim.SGD([p], momentum=0.9, nesterov="no"), TypeError, "nesterov is True or False; got 'no'"),
+        (lambda p: optim.Adafactor([p], convention="transformers", scale_parameter="no"), TypeError, "got 'no'; write"),
+        (lambda p: optim.Adafactor([p], warmup_init=0), TypeError, "warmup_init is True or False; got 0"),
+        (lambda p: optim.Adafactor([p], beta2_decay="a"), ValueError, "beta2_decay is at most 0; got 'a'"),
+        (lambda p: optim.Adafactor([p], beta2_decay=math.nan), ValueError, "beta2_decay is at most 0; got nan"),
         (lambda p: optim.Adafactor([p], convention="keras"), ValueError, "got 'keras'"),
         (lambda p: optim.Adafactor([p], beta1=0.9), ValueError, "convention='transformers'"),
         (lambda p: optim.Adafactor([p], convention="transformers", lr=0.1), ValueError, "relative_step=False"),

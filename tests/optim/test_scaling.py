@@ -52,6 +52,12 @@ def test_a_scale_saves_gradients_that_half_precision_loses():
     assert grads[0] == 0 and grads[1] == pytest.approx(1e-9, rel=1e-3)
 
 
+@pytest.mark.parametrize("interval", [0, -1, 1.5, True])
+def test_steps_between_two_growths_are_counted(interval):
+    with pytest.raises(ValueError, match=f"growth_interval is a whole number from 1 up; got {interval}"):
+        GradScaler(growth_interval=interval)
+
+
 def test_misuse_is_named():
     with pytest.raises(ValueError, match="init_scale lies in"):
         GradScaler(0.5)

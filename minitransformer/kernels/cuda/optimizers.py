@@ -92,7 +92,7 @@ __global__ void accumulate(T** sums, Pointers near, T** far, const integer* size
 }
 
 // result: ‖g‖; the factor that brings it down to `limit`, 1 where it is below, or not a number; and then, the first
-// array with a sum that is not one.
+// array with a sum that is not one, and how many such arrays there are.
 template <typename T>
 __global__ void square_norm(Pointers near, T** far, const integer* sizes, const int* owner, const integer* begin,
                             typename Wide<T>::type* partial, int* arrived, typename Wide<T>::type* result,
@@ -118,9 +118,14 @@ __global__ void square_norm(Pointers near, T** far, const integer* sizes, const 
         const W factor = (W)limit / (norm + (W)1e-6);
         result[0] = norm;
         result[1] = isfinite(norm) && factor < 1 ? factor : W(1);
-        int b = 0;
-        while (b < gridDim.x - 1 && isfinite(partial[b])) b++;
-        result[2] = owner[b];
+        int first = -1, last = -1, count = 0;
+        for (int b = 0; !isfinite(norm) && b < gridDim.x; b++)
+            if (!isfinite(partial[b]) && owner[b] != last) {
+                last = owner[b];
+                if (!count++) first = last;
+            }
+        result[2] = first;
+        result[3] = count;
         *arrived = 0;
     }
 }
@@ -205,7 +210,7 @@ def _square_norm(xp: Any, gs: Arrays, lists: tuple[Any, Any], limit: float) -> t
     """Return the sums of squares of all blocks, and what the kernel makes of them."""
     wide = np.dtype("f8" if gs[0].dtype.char == "d" else "f4")
     blocks = pieces(gs[0].device.id, tuple([g.size for g in gs]))[-1]
-    partial, result = xp.empty(blocks, dtype=wide), xp.empty(3, dtype=wide)
+    partial, result = xp.empty(blocks, dtype=wide), xp.empty(4, dtype=wide)
     _launch(xp, "square_norm", gs, lists, (partial, arrived(gs[0].device.id), result, np.float64(limit)))
     return partial, result
 
@@ -237,6 +242,10 @@ def multiply(xp: Any, gs: Arrays, factor: float) -> None:
     _launch(xp, "clip", gs, pointers(xp, gs), (result,))
 
 
-def first_at_fault(norm: Array) -> int:
-    """Return which of the arrays given to `clip_norm` has a norm that is not finite; the host waits for the answer."""
-    return int(norm.base[2])
+def at_fault(norm: Array) -> tuple[int, int]:
+    """Return the first of the arrays given to `clip_norm` whose norm is not finite, and how many there are.
+
+    The host waits for the answer.
+    """
+    first, count = to_numpy(norm.base[2:])
+    return int(first), int(count)
