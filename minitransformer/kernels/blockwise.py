@@ -8,56 +8,26 @@ that the product subtracts it, and −δ is one more column of g. Bounded scores
 
 from __future__ import annotations
 
-import functools
 import math
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..backend import Array, Draw
 from ..ops.blockwise import Blocks, _blockwise_attention, distances, tile
 from ..ops.elementwise import sum_to
-from ..ops.mask import band_mask
 from ..ops.position import sum_by_distance
 from .attention import SAFE_SCORE, in_heads, room, squared_norm
 from .blas import blas_threads, limit_blas_threads
-from .dropout import kept_rows
+from .block_terms import Task, Terms, of_head, quick_power
 from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
 SIZE, TALL = 256, 512  # keys and queries of a block: two of them in float32 are half of a second cache, or all of it
 WORTH_THREADS = 1 << 19  # scores; below, starting a thread takes longer than it saves
-
-
-@functools.cache
-def quick_power() -> tuple[Any, float]:
-    """Return exp and 1, or exp2 and ln 2: where NumPy has AVX-512 and SVML, powers of 2 take half the time.
-
-    That is so for results that are plain numbers. Of −∞ they take ten times as long, of those that come to less than
-    2⁻¹²⁶ a hundred times; so the scores have to be bounded.
-    """
-    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index,call-overload]
-    quick = sys.platform.startswith("linux") and {"AVX512_SKX", "X86_V4"} & set(found)
-    return (np.exp2, math.log(2)) if quick else (np.exp, 1.0)
-
-
-@functools.lru_cache(maxsize=64)
-def _outside(shift: int, n: int, m: int, causal: bool, window: int) -> Array:
-    """Return where n queries may not look at m keys, the first of which lies `shift` behind the first query's own."""
-    return ~band_mask(np.arange(n), np.arange(m) + shift, causal, window)
-
-
-class Task(NamedTuple):
-    """One head of one sequence, and which share of its blocks of queries."""
-
-    b: int
-    h: int
-    part: int
-    parts: int
 
 
 def _tasks(b: int, h: int, scores: int) -> tuple[list[Task], int]:
@@ -78,8 +48,9 @@ def _share(run: Callable, tasks: list[Task], threads: int) -> list[Any]:
 class Scratch:
     """Two arrays with room for a block, and one for what it adds, so that no block asks for memory."""
 
-    def __init__(self, dtype: Any, width: int):
-        sizes = TALL * SIZE, TALL * SIZE, TALL * width
+    def __init__(self, dtype: Any, t: int, s: int, width: int):
+        n, m = min(TALL, t), min(SIZE, s)
+        sizes = n * m, n * m, max(n, m) * width
         self.arrays = [np.empty(size, dtype=dtype) for size in sizes]
 
     def block(self, which: int, n: int, m: int) -> Array:
@@ -89,72 +60,6 @@ class Scratch:
     def product(self, a: Array, b: Array) -> Array:
         """Multiply two matrices into the last of the arrays: until the next product."""
         return np.matmul(a, b, out=self.block(2, len(a), b.shape[1]))
-
-
-class Terms(NamedTuple):
-    """What is added to the scores of one head, or hides them, or drops their weights."""
-
-    blocks: Blocks
-    bias: Array | None  # (t or 1, s or 1)
-    distance_bias: Array | None  # (t + s − 1,)
-    dropout: tuple[float, Draw] | None
-    task: Task
-    shape: tuple[int, ...]
-    shifted: bool  # are scores unbounded, so that a row's maximum is taken off?
-    exp: Any  # of scores in its own units
-
-    def before(self, z: Array, rows: slice, keys: slice) -> None:
-        """Add biases to a block of scores. Unbounded ones are −∞ where nobody may look."""
-        if self.bias is not None:
-            z += tile(self.bias, rows, keys)
-        if self.distance_bias is not None:
-            near = self.distance_bias[distances(self.blocks.t, rows, keys)]
-            step, last = near.strides[0], z.shape[0] - 1
-            z += np.lib.stride_tricks.as_strided(near[last:], z.shape, (-step, step))
-        if self.shifted:
-            self._hide(z, rows, keys, -math.inf)
-
-    def after(self, p: Array, rows: slice, keys: slice) -> None:
-        """Let the powers of bounded scores be 0 where nobody may look: powers of −∞ would take longer."""
-        if not self.shifted:
-            self._hide(p, rows, keys, 0.0)
-
-    def _hide(self, z: Array, rows: slice, keys: slice, value: float) -> None:
-        outside = self.outside(rows, keys)
-        if outside is not None:
-            np.copyto(z, value, where=outside)
-
-    def outside(self, rows: slice, keys: slice) -> Array | None:
-        """Return where nobody may look (as a block, or what broadcasts to it), or None."""
-        blocks, out = self.blocks, None
-        if blocks.crossed(rows, keys):
-            shift = keys.start - (rows.start + blocks.s - blocks.t)
-            sizes = rows.stop - rows.start, keys.stop - keys.start
-            out = _outside(shift, *sizes, blocks.causal, blocks.window)
-        if blocks.mask is not None:
-            hidden = ~tile(blocks.mask, rows, keys)
-            out = hidden if out is None else out | hidden
-        return out if out is not None and out.any() else None
-
-    def kept(self, rows: slice) -> Array | None:
-        """Return which weights of a block of queries dropout keeps, (rows, s)."""
-        if self.dropout is None:
-            return None
-        p, draw = self.dropout
-        return kept_rows(draw, self.shape, p, self.task.b, self.task.h, rows)
-
-    @property
-    def survivor(self) -> float:
-        """What a kept weight is multiplied by."""
-        return 1.0 if self.dropout is None else 1 / (1 - self.dropout[0])
-
-
-def _head(x: Array | None, axes: int, task: Task) -> Array | None:
-    """Return what belongs to a head, of something that broadcasts to (B, H) and `axes` more."""
-    if x is None:
-        return None
-    x = x.reshape((1,) * (2 + axes - x.ndim) + x.shape)
-    return x[task.b if x.shape[0] > 1 else 0, task.h if x.shape[1] > 1 else 0]
 
 
 @kernel(_blockwise_attention)
@@ -177,12 +82,12 @@ def blockwise_attention(
     exp, unit = (xp.exp, 1.0) if shifted else quick_power()
 
     def terms(task: Task) -> Terms:
-        blocks = Blocks(t, s, _head(mask, 2, task), causal, window, SIZE, TALL)
-        along = None if distance_bias is None else xp.ascontiguousarray(_head(distance_bias, 1, task))
-        return Terms(blocks, _head(bias, 2, task), along, dropout, task, shape, shifted, exp)
+        blocks = Blocks(t, s, of_head(mask, 2, task), causal, window, SIZE, TALL)
+        along = None if distance_bias is None else xp.ascontiguousarray(of_head(distance_bias, 1, task))
+        return Terms(blocks, of_head(bias, 2, task), along, dropout, task, shape, shifted, exp)
 
     def forward(task: Task) -> None:
-        own, scratch = terms(task), Scratch(q.dtype, v.shape[-1])
+        own, scratch = terms(task), Scratch(q.dtype, t, s, v.shape[-1])
         q_head, v_head = q[task.b, task.h] * (scale / unit), v[task.b, task.h]
         k_t = xp.ascontiguousarray(k[task.b, task.h].T)
         for rows in own.blocks.rows()[task.part :: task.parts]:
@@ -204,10 +109,10 @@ def blockwise_attention(
                 for queries, keys, g_z in arrays.blocks_of(rows):
                     with lock:
                         if g_bias is not None:
-                            to = tile(_head(g_bias, 2, task), queries, keys)
+                            to = tile(of_head(g_bias, 2, task), queries, keys)
                             to += sum_to(g_z, to.shape)
                         if g_distance is not None:
-                            along = _head(g_distance, 1, task)[distances(t, queries, keys)]  # type: ignore[index]
+                            along = of_head(g_distance, 1, task)[distances(t, queries, keys)]  # type: ignore[index]
                             along += sum_by_distance(g_z)
                 xp.multiply(arrays.g_q, scale, out=g_q[(*at, rows)])
             arrays.g_k *= unit  # made with q / unit
@@ -265,7 +170,7 @@ class _Backward:
     """The gradients of one head's q, k and v, that grow with every block. q: in units."""
 
     def __init__(self, xp: Any, own: Terms, q: Array, k: Array, v: Array, g: Array, level: Array, delta: Array):
-        self.xp, self.own, self.scratch = xp, own, Scratch(q.dtype, max(k.shape[1], v.shape[1]))
+        self.xp, self.own, self.scratch = xp, own, Scratch(q.dtype, len(q), len(k), max(k.shape[1], v.shape[1]))
         self.k, self.g, self.q = k, g * own.survivor, q
         one = xp.ones((1, k.shape[0]), dtype=q.dtype)
         self.q_level, self.k_one = xp.concatenate([q, -level], axis=1), xp.concatenate([k.T, one])
