@@ -8,6 +8,7 @@ that the product subtracts it, and −δ is one more column of g. Bounded scores
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -41,8 +42,17 @@ def _share(run: Callable, tasks: list[Task], threads: int) -> list[Any]:
     """Run all tasks, on one thread of products each."""
     if threads == 1:
         return [run(task) for task in tasks]
-    with limit_blas_threads(1), ThreadPoolExecutor(threads) as pool:
+    with _one_blas_thread(threads), ThreadPoolExecutor(threads) as pool:
         return list(pool.map(run, tasks))
+
+
+def _one_blas_thread(threads: int) -> Any:
+    """Keep products on one thread each, where several threads make them.
+
+    Any product before them, too: for a tenth of a second after one, OpenBLAS's own threads go round in circles, each
+    on a core that ours could use.
+    """
+    return limit_blas_threads(1) if threads > 1 else contextlib.nullcontext()
 
 
 class Scratch:
@@ -74,9 +84,10 @@ def blockwise_attention(
         return book(_blockwise_attention)(xp, q, k, v, mask, bias, distance_bias, **settings, size=size)
     b, h, t, width = q.shape
     s, shape = k.shape[2], (*q.shape[:3], k.shape[2])
-    bound = scale * scale * squared_norm(xp, q) * squared_norm(xp, k)
-    shifted = not bound <= SAFE_SCORE**2 or len(added) > (mask is not None)  # so that nan counts, too
     tasks, threads = _tasks(b, h, b * h * t * s)
+    with _one_blas_thread(threads):
+        bound = scale * scale * squared_norm(xp, q) * squared_norm(xp, k)
+    shifted = not bound <= SAFE_SCORE**2 or len(added) > (mask is not None)  # so that nan counts, too
     y, level = room(xp, (b, h, t, v.shape[-1]), q.dtype), xp.empty((b, h, t), dtype=q.dtype)
 
     exp, unit = (xp.exp, 1.0) if shifted else quick_power()
