@@ -164,6 +164,8 @@ class Run(NamedTuple):
 def training_run(settings: dict[str, Any], steps: int, seed: int, bad: int = 0) -> Run:
     """Train on reversal. bad: the step whose batch has wrong targets; 0 for none."""
     fields = {**BASE, **settings, "steps": steps, "seed": seed, "log_every": 1, "checkpoint_every": steps}
+    if fields["schedule"] == "noam":
+        del fields["learning_rate"]  # it has a peak of its own
     config = tasks.make_config("reversal", {**fields, "validate_every": steps})
     task = tasks.make_task(config)
     task.evaluate = dict  # what it can translate by then is not asked
