@@ -166,6 +166,8 @@ def training_run(settings: dict[str, Any], steps: int, seed: int, bad: int = 0) 
     fields = {**BASE, **settings, "steps": steps, "seed": seed, "log_every": 1, "checkpoint_every": steps}
     if fields["schedule"] == "noam":
         del fields["learning_rate"]  # it has a peak of its own
+    if fields["schedule"] in ("cosine", "linear"):
+        fields["warmup_steps"] = min(fields["warmup_steps"], steps // 2)  # of a quick look
     config = tasks.make_config("reversal", {**fields, "validate_every": steps})
     task = tasks.make_task(config)
     task.evaluate = dict  # what it can translate by then is not asked
