@@ -52,7 +52,7 @@ def _linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
         g_rows = g.reshape(-1, g.shape[-1])
         g_x = xp.matmul(g_rows, weight).reshape(x.shape)
         g_weight = xp.matmul(g_rows.swapaxes(0, 1), rows)
-        return g_x, g_weight, None if bias is None else g_rows.sum(axis=0)
+        return g_x, g_weight, None if bias is None else sum_to(g_rows, bias.shape)
 
     return y.reshape((*x.shape[:-1], weight.shape[0])), vjp
 

@@ -37,3 +37,15 @@ def test_methods_and_empty_sums():
     x.sum().backward()
     assert x.sum().item() == 0 and x.grad.shape == (3, 0)
     assert mt.tensor(5.0).sum().item() == 5
+
+
+def test_half_numbers_add_up_beyond_2048():
+    x = mt.tensor(np.ones((5000, 3), "float16"), requires_grad=True)
+    total = x.sum(axis=0)
+    assert total.dtype == "float16" and (total.numpy() == 5000).all()
+    total.sum().backward()
+    assert x.grad.dtype == "float16" and (x.grad.numpy() == 1).all()
+    weight, bias = (mt.tensor(np.zeros(shape, "float16"), requires_grad=True) for shape in ((2, 3), (2,)))
+    y = ops.linear(x.detach(), weight, bias)
+    y.backward(np.ones((5000, 2), "float16"))
+    assert bias.grad.dtype == "float16" and (bias.grad.numpy() == 5000).all()
