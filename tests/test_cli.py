@@ -304,6 +304,7 @@ def cheaper_attention():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("config.where != 'numpy'", reason="the fields are the same on both backends")
 @pytest.mark.parametrize("setting", cheaper_attention())
 @pytest.mark.parametrize("task", ["lm", "translate"])
