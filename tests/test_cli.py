@@ -460,7 +460,7 @@ def test_bad_input_to_a_trained_run_is_answered_in_one_line(arguments, text, num
         (["--length-penalty", "2"], "got --length-penalty 2.0 and one beam; write --beams 4, too"),
         (["--beams", "0"], "beams >= 1"),
         (["--chunk", "-1"], "0 for all at once; got -1; write --chunk 64"),
-        (["--seed", "-1"], "a seed is a whole number from 0 up, or a tuple of such; got -1"),
+        (["--seed", "-1"], "a seed is a whole number from 0 up; got -1; write --seed 0"),
         (["--repetition-penalty", "0"], "positive, 1 for none; got 0.0"),
         (["--stop", ""], "leave --stop out"),
         (["--prompt", ""], "a prompt has at least one token"),
