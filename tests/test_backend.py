@@ -185,7 +185,8 @@ def test_a_gradient_that_is_not_finite_is_told_later_with_its_step(tmp_path, few
         return inner(step)
 
     task.batch = batch
-    with pytest.raises(FloatingPointError, match=r"those of all \d+ parameters are not \(the loss is nan\), at step 3; lower"):
+    said = r"those of all \d+ parameters are not \(the loss is nan\), at step 3; lower"
+    with pytest.raises(FloatingPointError, match=said):
         train(task, config, tmp_path, quiet=True)
     assert not (tmp_path / "checkpoint").exists()
 
