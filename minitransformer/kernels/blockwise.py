@@ -89,7 +89,6 @@ def blockwise_attention(
         bound = scale * scale * squared_norm(xp, q) * squared_norm(xp, k)
     shifted = not bound <= SAFE_SCORE**2 or len(added) > (mask is not None)  # so that nan counts, too
     y, level = room(xp, (b, h, t, v.shape[-1]), q.dtype), xp.empty((b, h, t), dtype=q.dtype)
-
     exp, unit = (xp.exp, 1.0) if shifted else quick_power()
 
     def terms(task: Task) -> Terms:
@@ -118,13 +117,16 @@ def blockwise_attention(
             arrays = _Backward(xp, own, q[at] * (scale / unit), k[at], v[at], g[at], level[at][:, None], delta)
             for rows in own.blocks.rows()[task.part :: task.parts]:
                 for queries, keys, g_z in arrays.blocks_of(rows):
-                    with lock:
-                        if g_bias is not None:
-                            to = tile(of_head(g_bias, 2, task), queries, keys)
-                            to += sum_to(g_z, to.shape)
-                        if g_distance is not None:
-                            along = of_head(g_distance, 1, task)[distances(t, queries, keys)]  # type: ignore[index]
-                            along += sum_by_distance(g_z)
+                    if g_bias is not None:
+                        to = tile(of_head(g_bias, 2, task), queries, keys)
+                        part = sum_to(g_z, to.shape)
+                        with lock:
+                            to += part
+                    if g_distance is not None:
+                        along = of_head(g_distance, 1, task)[distances(t, queries, keys)]  # type: ignore[index]
+                        part = sum_by_distance(g_z)
+                        with lock:
+                            along += part
                 xp.multiply(arrays.g_q, scale, out=g_q[(*at, rows)])
             arrays.g_k *= unit  # made with q / unit
             return task, arrays.g_k, arrays.g_v
