@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
+from minitransformer.figures import BROWSERS
 
 
 @pytest.fixture
@@ -91,6 +93,20 @@ def transformers():
 def scipy_special():
     """SciPy's special functions as an oracle."""
     return _oracle("scipy.special")
+
+
+def no_browser(reason):
+    """Skip a test that needs a browser, or fail where MINITRANSFORMER_BROWSER=required."""
+    if os.environ.get("MINITRANSFORMER_BROWSER") == "required":
+        pytest.fail(f"MINITRANSFORMER_BROWSER=required, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser_binary():
+    """The path of Chromium; tests that need it are skipped where it is absent."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found or no_browser("Chromium is not installed: apt-get install chromium")
 
 
 # What is about the host alone: its processes, its clock, the source text.
