@@ -118,15 +118,18 @@ HOST_ONLY = (
 )  # fmt: skip
 
 
+ON_A_GPU_TOO = ("tests/bench/test_gpu", "tests/bench/test_on_gpu")
 TOO_LONG_FOR_THE_MOCK = ("tests/test_tasks.py",)  # trains until something is learned; on a GPU it runs
 
 
 def pytest_collection_modifyitems(config, items):
     """Mark what asks for an oracle, so that `pytest -m oracle` finds it; leave out what no backend changes."""
     if config.getoption("--backend") == "cupy":
-        out = HOST_ONLY + (TOO_LONG_FOR_THE_MOCK if _on_mock() else ())
-        config.hook.pytest_deselected(items=[i for i in items if i.nodeid.startswith(out)])
-        items[:] = [i for i in items if not i.nodeid.startswith(out)]
+        names = HOST_ONLY + (TOO_LONG_FOR_THE_MOCK if _on_mock() else ())
+        out = [i for i in items if i.nodeid.startswith(names) and not i.nodeid.startswith(ON_A_GPU_TOO)]
+        config.hook.pytest_deselected(items=out)
+        left = set(out)
+        items[:] = [i for i in items if i not in left]
     for item in items:
         if {"torch", "transformers", "scipy_special"} & set(item.fixturenames):
             item.add_marker("oracle")

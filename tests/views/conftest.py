@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import no_browser
 
+
 @pytest.fixture(scope="session")
 def selenium():
     """The library that steers a browser."""
