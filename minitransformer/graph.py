@@ -117,6 +117,7 @@ class GraphedStep:
             if not self.may_fail:
                 raise
             self.most = 0
+            self.pool.free_all_blocks()
             backend.set_random_state(*before[0])
             self.optimizer.recount(before[1])
         return shape in self.graphs
@@ -124,6 +125,7 @@ class GraphedStep:
     def _record(self, arrays: Sequence[np.ndarray]) -> tuple[Any, Live, Any, Any]:
         """Record a step. Its arrays live in a pool of their own, which nobody else may write into between launches."""
         live = Live(arrays, sum(a.size for a in arrays) + 256)
+        backend.xp().get_default_memory_pool().free_all_blocks()  # what the step before took is needed here now
         with backend.xp().cuda.using_allocator(self.pool.malloc), backend.recording(live):
             self.stream.begin_capture()
             try:

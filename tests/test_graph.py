@@ -96,15 +96,23 @@ def keeps_one_back(task, loss, *arrays):
     return loss(*backend.recorder().batch[:1] * len(arrays)) if backend.recorder() else loss(*arrays)
 
 
+def has_no_room(task, loss, *arrays):
+    if backend.recorder():
+        import cupy
+
+        raise cupy.cuda.memory.OutOfMemoryError(1, 2)
+    return loss(*arrays)
+
+
 @on_cupy
-@pytest.mark.parametrize("change", [waits, copies, keeps_one_back])
+@pytest.mark.parametrize("change", [has_no_room, waits, copies, keeps_one_back])
 def test_what_cannot_be_recorded_is_taken_as_usual(change, tmp_path):
     """To the same bits, dropout included; and where a graph was asked for, the run says why there is none."""
     (plain, a), (usual, b) = (trained(tmp_path / f"{g}", change=change, graph=g) for g in (False, "auto"))
     assert [x["loss"] for x in plain] == [x["loss"] for x in usual]
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises((RuntimeError, ValueError, MemoryError)):
         trained(tmp_path / "asked", change=change, graph=True)
 
 
