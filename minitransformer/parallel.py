@@ -37,7 +37,7 @@ from .tensor import Tensor, _propagate
 
 Loss = Callable[..., tuple[Tensor, int]]
 END = b"end"
-AWAKE = 0.002  # seconds that a worker waits for a message without going to sleep
+AWAKE = 0.0003  # seconds that a worker waits for a message before it gives its core away
 SHARED_SUM = 1 << 19  # gradients; fewer are added up before another worker has heard of it
 MOST = 8  # a batch cut finer than this leaves each worker little to do
 
