@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from ..ops.linear import _linear, _matmul
-from .registry import book, kernel, ones
+from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
 
@@ -15,10 +15,10 @@ Made = tuple[Array, Callable]
 @kernel(_linear)
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
     """Compute y = x·weightᵀ + bias in one product; the gradient of the bias is 1ᵀ·g, a product as well."""
-    if x.dtype.char not in "fd" or not x.size:
+    if x.dtype.char not in "fd" or x.dtype != weight.dtype or not x.size:
         return book(_linear)(xp, x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    y = xp.matmul(rows, weight.T)
+    y = xp.matmul(rows, weight.T, out=on_lines(xp, (len(rows), len(weight)), x.dtype))
     if bias is not None:
         y += bias
 
