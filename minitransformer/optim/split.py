@@ -13,8 +13,12 @@ from .adam import Adam, AdamW
 from .lion import Lion
 from .optimizer import Optimizer, gradient_of
 
-KINDS: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (Adam, AdamW, Lion)}
-MOMENTS = 2  # the most arrays that one of them keeps for a parameter
+# name → the optimizer and what it keeps for a parameter
+KINDS: dict[str, tuple[type[Optimizer], tuple[str, ...]]] = {
+    "Adam": (Adam, ("exp_avg", "exp_avg_sq")), "AdamW": (AdamW, ("exp_avg", "exp_avg_sq")),
+    "Lion": (Lion, ("exp_avg",)),
+}  # fmt: skip
+MOMENTS = max(len(names) for _, names in KINDS.values())
 
 
 class _Place(NamedTuple):
@@ -44,6 +48,7 @@ class SplitStep:
             stop = start + p.size
             gradient, *rooms = (a[start:stop].reshape(p.shape) for a in (gradients, *moments))
             self._places[id(p)] = _Place(start, stop, p.data, gradient, rooms)
+        self._sorted: tuple[Optimizer, list[int]] | None = None  # the last optimizer's parameters as they lie
 
     def hand_out(self, parameters: Sequence[Tensor]) -> None:
         """Let what lies in `gradients` be the parameters' `.grad`."""
@@ -56,44 +61,40 @@ class SplitStep:
         It can if the optimizer is one of `KINDS` and if its parameters and their gradients lie here; what it remembers
         moves here. With None nothing has been done.
         """
-        kind = type(optimizer)
-        if KINDS.get(kind.__name__) is not kind or not kernels_enabled():
+        name = type(optimizer).__name__
+        kind, names = KINDS.get(name, (None, ()))
+        if kind is not type(optimizer) or not kernels_enabled():
             return None
-        here = []
-        for i, p in enumerate(optimizer.parameters):
+        places = []
+        for p in optimizer.parameters:
             place = self._places.get(id(p))
             if place is None or p.data is not place.value or gradient_of(p) is not place.gradient:
                 return None
-            here.append((place.start, i, place))
+            places.append(place)
+        if self._sorted is None or self._sorted[0] is not optimizer:
+            self._sorted = optimizer, sorted(range(len(places)), key=lambda i: places[i].start)
         optimizer.step_count += 1
         runs: list[list[int]] = []  # start, stop, group, count of steps: neighbours that have the same are one
-        for start, i, place in sorted(here, key=lambda entry: entry[0]):
-            group, state = optimizer.group_of[i], optimizer.state[i]
-            names = self._move_in(optimizer, i, place)
-            state["step"] += 1
-            if runs and runs[-1][1:] == [start, group, state["step"]]:
+        for i in self._sorted[1]:
+            place, state, group = places[i], optimizer.state[i], optimizer.group_of[i]
+            if not state:
+                state.update(step=0, **optimizer._new_state(np, place.value, optimizer.groups[group]))
+            for moment, room in zip(names, place.moments, strict=False):
+                if state[moment] is not room:
+                    room[...] = state[moment]
+                    state[moment] = room
+                    optimizer.forget_joined()
+            count = state["step"] = state["step"] + 1
+            if runs and runs[-1][1:] == [place.start, group, count]:
                 runs[-1][1] = place.stop
             else:
-                runs.append([start, place.stop, group, state["step"]])
-        return {"kind": kind.__name__, "moments": names, "runs": runs, "groups": optimizer.groups}
-
-    def _move_in(self, optimizer: Optimizer, i: int, place: _Place) -> list[str]:
-        """See to it that the state of a parameter lies here, and return the names of its arrays."""
-        state = optimizer.state[i]
-        if not state:
-            state.update(step=0, **optimizer._new_state(np, place.value, optimizer.groups[optimizer.group_of[i]]))
-        names = sorted(name for name in state if name != "step")
-        for name, room in zip(names, place.moments, strict=False):
-            if state[name] is not room:
-                room[...] = state[name]
-                state[name] = room
-                optimizer.forget_joined()
-        return names
+                runs.append([place.start, place.stop, group, count])
+        return {"kind": name, "runs": runs, "groups": optimizer.groups}
 
     def run(self, order: dict[str, Any], share: slice) -> None:
         """Do what lies within a share of the elements."""
-        update = KINDS[order["kind"]].kernels["numpy"]
-        moments = dict(zip(order["moments"], self.moments, strict=False))
+        kind, names = KINDS[order["kind"]]
+        update, moments = kind.kernels["numpy"], dict(zip(names, self.moments, strict=False))
         for start, stop, group, count in order["runs"]:
             part = slice(max(start, share.start), min(stop, share.stop))
             if part.start < part.stop:

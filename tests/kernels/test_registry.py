@@ -52,7 +52,7 @@ CASES = {
         ("bias", ops.linear, lambda r: (normal(r, 2, 3, 5), normal(r, 7, 5), normal(r, 7))),
         ("no bias", lambda x, w: ops.linear(x, w), lambda r: (normal(r, 3, 5), normal(r, 7, 5))),
         ("a vector", ops.linear, lambda r: (normal(r, 5), normal(r, 7, 5), normal(r, 7))),
-        ("blocks on lines", ops.linear, lambda r: (normal(r, 2, 151, 5), normal(r, 257, 5), normal(r, 257))),
+        ("blocks on lines", ops.linear, lambda r: (normal(r, 2, 331, 5), normal(r, 521, 5), normal(r, 521))),
     ],
     "_matmul": [
         ("stack by one", ops.matmul, lambda r: (normal(r, 2, 3, 5), normal(r, 5, 7))),
