@@ -23,6 +23,7 @@ from .kernels.blas import limit_blas_threads
 from .kernels.cuda.nccl import NcclCommunicator, own_gpu, require_nccl
 from .kernels.memory import keep_freed_memory
 from .nn import Module
+from .optim.optimizer import Optimizer
 from .parallel import Loss, collector_paused, cores, may_overflow
 from .tensor import _propagate, _seed_gradient
 
@@ -272,6 +273,10 @@ class DataParallel:
         self.communicator.start_sum(summed)
         self.communicator.finish()
         return summed[0] / total
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Take the optimizer's step: every rank takes the whole of it."""
+        optimizer.step()
 
     def agree(self, flag: bool) -> bool:
         """Tell whether any rank says so: they stop at the same step."""

@@ -16,6 +16,7 @@ import json
 import mmap
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import time
@@ -28,11 +29,16 @@ import numpy as np
 from . import backend
 from .kernels.blas import limit_blas_threads
 from .kernels.memory import keep_freed_memory
+from .kernels.optimizers import add_up
 from .nn import Module
+from .optim.optimizer import Optimizer
+from .optim.split import MOMENTS, SplitStep
 from .tensor import Tensor, _propagate
 
 Loss = Callable[..., tuple[Tensor, int]]
 END = b"end"
+AWAKE = 0.0003  # seconds that a worker waits for a message before it gives its core away
+SHARED_SUM = 1 << 19  # gradients; fewer are added up before another worker has heard of it
 MOST = 8  # a batch cut finer than this leaves each worker little to do
 
 
@@ -58,7 +64,7 @@ class Workers:
 
         with Workers(model, loss, count=2) as workers:
             value, tokens = workers.backward(source, target)     # .grad of every parameter
-            optimizer.step()
+            workers.step(optimizer)                              # as optimizer.step() does, by all of them
 
     From the start to `close` the parameters live in shared memory and matrix products use one thread a worker. The
     workers are copies of this process as it was: what changes later in the model, other than parameters and
@@ -78,6 +84,7 @@ class Workers:
         self.count = count if on_host else 1
         self._stack = contextlib.ExitStack()
         self._pipes: list[Any] = []
+        self._split: SplitStep | None = None
         self.children: list[int] = []
         self.scale = 1.0  # of the loss; gradients come multiplied by it
         if on_host:
@@ -90,21 +97,24 @@ class Workers:
     # -- setting up -----------------------------------------------------------------------------------------
     def _share(self) -> None:
         """Move the parameters into memory that a fork shares, and make room there for each worker's gradients."""
-        offsets, size = [], 0
-        for p in self.parameters:
-            offsets.append(size)
-            size += p.data.nbytes  # side by side, so that an optimizer may step them as one
+        offsets, size = [0] * len(self.parameters), 0
+        for i in sorted(range(len(offsets)), key=lambda i: self.parameters[i].ndim <= 1):
+            offsets[i] = size  # side by side, matrices first: so what is decayed alike is stepped as one
+            size += self.parameters[i].data.nbytes
         values = mmap.mmap(-1, max(size, 1))
         gradients = [mmap.mmap(-1, max(size, 1)) for _ in range(self.count)]
-        self._one_dtype = len({p.dtype for p in self.parameters}) == 1
-        if self._one_dtype:
-            self._flat = [np.frombuffer(m, dtype=self.parameters[0].dtype) for m in gradients]
         self._slots = []
         for offset, p in zip(offsets, self.parameters, strict=True):
             home = np.frombuffer(values, p.dtype, p.size, offset).reshape(p.shape)
             home[...] = p.data
             p.data = home
             self._slots.append([np.frombuffer(m, p.dtype, p.size, offset).reshape(p.shape) for m in gradients])
+        if len({p.dtype for p in self.parameters}) == 1:
+            dtype = self.parameters[0].dtype
+            self._flat = [np.frombuffer(m, dtype) for m in gradients]
+            moments = [np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype) for _ in range(MOMENTS)]
+            starts = [offset // dtype.itemsize for offset in offsets]
+            self._split = SplitStep(self.parameters, starts, np.frombuffer(values, dtype), self._flat[0], moments)
 
     def _fork(self) -> None:
         for i in range(1, self.count):
@@ -143,7 +153,8 @@ class Workers:
             self._send(pipe, arrays, ends[i], ends[i + 1], state)
         results = [self._part(0, [a[: ends[1]] for a in arrays], 0)]
         for i, pipe in enumerate(self._pipes, start=1):
-            results.append(self._receive(i, pipe))
+            answer = self._receive(i, pipe)
+            results.append((answer["loss"], answer["tokens"], answer["reached"]))
         with may_overflow(self.scale):
             return self._combine(results)
 
@@ -175,12 +186,12 @@ class Workers:
         total = sum(tokens for _, tokens, _ in results)
         loss = np.asarray(sum(value * n for value, n, _ in results) / max(total, 1), dtype=self.parameters[0].dtype)
         scale = 1 / max(total, 1)
-        if self._one_dtype and all(len(indices) == len(self.parameters) for _, _, indices in results):
-            for other in self._flat[1:]:
-                self._flat[0] += other
-            self._flat[0] *= scale
-            for p, slots in zip(self.parameters, self._slots, strict=True):
-                p.node.grad = slots[0]  # type: ignore[union-attr]
+        if self._split is not None and all(len(indices) == len(self.parameters) for _, _, indices in results):
+            if len(self._flat[0]) < SHARED_SUM:
+                add_up(self._flat, scale)
+            else:
+                self._all_do({"factor": scale})
+            self._split.hand_out(self.parameters)
             return loss, total
         for i, p in enumerate(self.parameters):
             parts = [self._slots[i][w] for w, (_, _, indices) in enumerate(results) if i in indices]
@@ -189,6 +200,39 @@ class Workers:
             else:
                 p.grad = None
         return loss, total
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Take the optimizer's step: what `optimizer.step()` does, to the bit, shared by all workers if it can be.
+
+        That is where the gradients are those that `backward` has left (scaled and clipped in place, perhaps), and the
+        optimizer treats each element alone. What it remembers then lies in shared memory, too.
+        """
+        order = self._split.begin(optimizer) if self._split is not None and self.children else None
+        if order is None:
+            optimizer.step()
+        else:
+            self._all_do(order)
+
+    def _all_do(self, order: dict[str, Any]) -> None:
+        """Have every worker do its share of something that is done to flat arrays."""
+        for pipe in self._pipes:
+            with contextlib.suppress(BrokenPipeError):  # it has died; `_receive` says so
+                pipe.send_bytes(json.dumps({"order": order}).encode())
+        self._do(order, 0)
+        for i, pipe in enumerate(self._pipes, start=1):
+            self._receive(i, pipe)
+
+    def _do(self, order: dict[str, Any], worker: int) -> None:
+        """Do a worker's share: add the gradients of all up and multiply them by a factor, or step the parameters."""
+        assert self._split is not None
+        size = len(self._flat[0])
+        first, end = (size * i // self.count // 16 * 16 for i in (worker, worker + 1))  # where a line of cache begins
+        share = slice(first, end if worker + 1 < self.count else size)
+        if "factor" in order:
+            with may_overflow(self.scale):
+                add_up([flat[share] for flat in self._flat], order["factor"])
+        else:
+            self._split.run(order, share)
 
     # -- between processes ----------------------------------------------------------------------------------
     def _send(self, pipe: Any, arrays: tuple, first: int, end: int, state: Any) -> None:
@@ -203,9 +247,18 @@ class Workers:
             for a in parts:
                 pipe.send_bytes(a.tobytes())
 
-    def _receive(self, worker: int, pipe: Any) -> tuple[float, int, list[int]]:
+    def _awaited(self, pipe: Any) -> bytes:
+        """Return the next message; a core that has gone to sleep takes longer to wake up than most of them take."""
+        if self.count <= cores():
+            coming, until = select.poll(), time.perf_counter() + AWAKE
+            coming.register(pipe, select.POLLIN)
+            while not coming.poll(0) and time.perf_counter() < until:
+                pass
+        return pipe.recv_bytes()  # type: ignore[no-any-return]
+
+    def _receive(self, worker: int, pipe: Any) -> dict[str, Any]:
         try:
-            answer = json.loads(pipe.recv_bytes())
+            answer = json.loads(self._awaited(pipe))
         except (EOFError, ConnectionResetError):
             self.close()
             raise RuntimeError(
@@ -215,7 +268,7 @@ class Workers:
         if "error" in answer:
             self.close()
             raise RuntimeError(f"worker {worker} of {self.count} failed: {answer['error']}")
-        return answer["loss"], answer["tokens"], answer["reached"]
+        return answer  # type: ignore[no-any-return]
 
     def _serve(self, worker: int, pipe: Any) -> None:
         """Answer steps until the other end of the pipe is closed, as it is when the parent ends in whatever way."""
@@ -225,11 +278,11 @@ class Workers:
             signal.signal(s, signal.SIG_IGN)
         while True:
             try:
-                message = pipe.recv_bytes()
+                message = self._awaited(pipe)
                 if message == END:
                     return
                 header = json.loads(message)
-                raw = [pipe.recv_bytes() for _ in header["arrays"]]
+                raw = [pipe.recv_bytes() for _ in header.get("arrays", ())]
             except (EOFError, OSError):
                 return
             try:
@@ -240,6 +293,9 @@ class Workers:
                 pipe.send_bytes(json.dumps(answer).encode())
 
     def _answer(self, worker: int, header: dict[str, Any], raw: list[bytes]) -> dict[str, Any]:
+        if "order" in header:
+            self._do(header["order"], worker)
+            return {}
         if self.model.training != header["training"]:
             self.model.train(header["training"])
         backend.set_random_state(*header["random"])

@@ -406,7 +406,7 @@ def train(
                         norms = optim.grad_norms(model.parameters()) if guard else []  # before they are clipped
                         gradients.note(step, gradients.clip(), loss)
                         if guard is None or not _left_out(guard, gradients, log, step, loss.item(), norms):
-                            optimizer.step()
+                            workers.step(optimizer)
                 counted += tokens
                 stopping = workers.agree(stop.is_set())
                 validation = step % config.validate_every == 0 or step == config.steps

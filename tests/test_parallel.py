@@ -99,6 +99,71 @@ def test_training_goes_the_same_way(rng):
     assert sum(losses[0][-5:]) < sum(losses[0][:5])
 
 
+class Plain(nn.Module):
+    """Every parameter gets a gradient; large enough that gradients are added up by all workers."""
+
+    def __init__(self):
+        self.embedding = nn.Embedding(1009, 521)
+        self.norm = nn.LayerNorm(521)
+        self.out = nn.Linear(521, 11)
+
+    def forward(self, ids):
+        return self.out(self.norm(self.embedding(ids)))
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW, optim.Lion, optim.SGD])
+def test_a_step_of_all_workers_is_the_optimizers_own_to_the_bit(kind):
+    """With clipping in between; after the workers' end it goes on alone."""
+    found = []
+    for shared in (False, True):
+        mt.manual_seed(1)
+        model = Plain()
+        matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) is flag] for flag in (True, False))
+        optimizer = kind([{"params": matrices, "weight_decay": 0.1}, {"params": vectors}], lr=1e-2)
+        workers = Workers(model, lambda i, t, m=model: (ops.cross_entropy(m(i), t), t.size), 3)  # noqa: B023
+        for step in range(4):
+            workers.backward(*batch(np.random.default_rng(step)))
+            kept = [p.grad.numpy().copy() for p in model.parameters()]
+            if step:
+                optim.clip_grad_norm_(model.parameters(), 0.5)
+            if step == 3:
+                workers.close()
+                for p, g in zip(model.parameters(), kept, strict=True):
+                    p.grad = g
+            if shared:
+                workers.step(optimizer)
+            else:
+                optimizer.step()
+        found.append([p.numpy().copy() for p in model.parameters()])
+        assert optimizer.step_count == 4
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == np.float32
+
+
+def test_the_sum_of_all_workers_is_that_of_one(rng, monkeypatch):
+    arrays, grads = batch(rng), []
+    for least in (1, 1 << 30):
+        monkeypatch.setattr("minitransformer.parallel.SHARED_SUM", least)
+        mt.manual_seed(1)
+        model = Plain()
+        with Workers(model, lambda i, t, m=model: (ops.cross_entropy(m(i), t), t.size), 3) as workers:  # noqa: B023
+            workers.backward(*arrays)
+            grads.append([p.grad.numpy().copy() for p in model.parameters()])
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_worker_that_dies_in_a_step_is_named(rng):
+    model = Plain()
+    optimizer = optim.Adam(model.parameters())
+    workers = Workers(model, lambda i, t: (ops.cross_entropy(model(i), t), t.size), 2)
+    workers.backward(*batch(rng))
+    os.kill(workers.children[0], signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="worker 1 of 2 has died"):
+        workers.step(optimizer)
+
+
 def test_a_batch_of_nothing_that_counts(rng):
     ids = rng.integers(0, 11, (4, 5))
     value, tokens, grads = one_step(2, (ids, np.zeros_like(ids)))

@@ -25,5 +25,5 @@ class Ours:
     def step(self, *arrays: Any) -> float:
         """Train on one batch and return its loss."""
         value, _ = self.workers.backward(*arrays)
-        self.optimizer.step()
+        self.workers.step(self.optimizer)
         return float(value)

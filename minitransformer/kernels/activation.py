@@ -10,7 +10,7 @@ from ..backend import Array
 from ..ops.activation import CUBIC, SQRT_2_OVER_PI, SQRT_2_PI, _gelu_exact, _gelu_tanh
 from ..ops.activation import relu as relu_op
 from ..ops.activation import silu as silu_op
-from .registry import BLOCK_BYTES, book, kernel, rows_of
+from .registry import BLOCK_BYTES, book, kernel, on_lines, rows_of
 
 Made = tuple[Array, Callable]
 
@@ -36,9 +36,9 @@ def relu(xp: Any, x: Array) -> Made:
 def _in_blocks(xp: Any, x: Array, curve: Callable[..., None]) -> Made:
     """Call curve(xp, x, y, slope, scratch) on blocks of flat arrays: it fills y = f(x) and slope = f'(x)."""
     flat, shape = x.reshape(-1), x.shape
-    y, slope = xp.empty_like(flat), xp.empty_like(flat)
+    y, slope = (on_lines(xp, flat.shape, x.dtype) for _ in range(2))
     step = BLOCK_BYTES // flat.itemsize
-    scratch = xp.empty((2, min(step, len(flat))), dtype=x.dtype)
+    scratch = on_lines(xp, (2, step if len(flat) > step else len(flat)), x.dtype)
     for i in range(0, len(flat), step):
         part = flat[i : i + step]
         curve(xp, part, y[i : i + step], slope[i : i + step], scratch[:, : len(part)])
@@ -53,29 +53,28 @@ def _in_blocks(xp: Any, x: Array, curve: Callable[..., None]) -> Made:
 def gelu_tanh(xp: Any, x: Array) -> Made:
     """Compute y and dy/dx together, with s = √(2/π) and c = 0.044715.
 
-    t = tanh(x·(s + s·c·x²))        y = x·(1 + t)/2        dy/dx = (1 + t)/2 + x·(1 − t²)·(s + 3·s·c·x²)/2
+    h = (1 + tanh(x·(s + s·c·x²)))/2        y = x·h        dy/dx = h + y·(1 − h)·(2·s + 6·s·c·x²)
     """
     return _in_blocks(xp, x, _gelu_tanh_curve) if rows_of(x) else book(_gelu_tanh)(xp, x)
 
 
 def _gelu_tanh_curve(xp: Any, x: Array, y: Array, slope: Array, scratch: Array) -> None:
     s, sc = SQRT_2_OVER_PI, SQRT_2_OVER_PI * CUBIC
-    t, bend = scratch
+    t, rest = scratch
     xp.multiply(x, x, out=t)
-    xp.multiply(t, 1.5 * sc, out=bend)
-    bend += 0.5 * s  # half the slope of what goes into tanh
+    xp.multiply(t, 6 * sc, out=slope)
+    slope += 2 * s  # twice the slope of what goes into tanh
     t *= sc
     t += s
     t *= x
     xp.tanh(t, out=t)
-    xp.multiply(t, t, out=slope)
-    xp.subtract(1.0, slope, out=slope)
-    slope *= bend
-    slope *= x
-    t += 1.0
     t *= 0.5
-    slope += t
+    t += 0.5
     xp.multiply(x, t, out=y)
+    xp.subtract(1.0, t, out=rest)
+    slope *= rest
+    slope *= y
+    slope += t
 
 
 @kernel(_gelu_exact)

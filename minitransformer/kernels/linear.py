@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
 from ..ops.linear import _linear, _matmul
-from .registry import book, kernel, ones
+from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
+LARGE = 1 << 20  # bytes
 
 
 @kernel(_linear)
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
     """Compute y = x·weightᵀ + bias in one product; the gradient of the bias is 1ᵀ·g, a product as well."""
-    if x.dtype.char not in "fd" or not x.size:
+    if x.dtype.char not in "fd" or x.dtype != weight.dtype or not x.size:
         return book(_linear)(xp, x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    y = xp.matmul(rows, weight.T)
+    shape = len(rows), len(weight)
+    large = math.prod(shape) * x.itemsize >= LARGE  # what is smaller goes sooner where matmul itself finds the room
+    y = xp.matmul(rows, weight.T, out=on_lines(xp, shape, x.dtype) if large else None)
     if bias is not None:
         y += bias
 

@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm: every sum along a row or a column is a product with a vector."""
+"""LayerNorm and RMSNorm: every sum along a row or a column is a product of vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ..backend import Array
 from ..ops.norm import layer_norm as layer_norm_op
 from ..ops.norm import rms_norm as rms_norm_op
-from .registry import BLOCK_BYTES, book, kernel, ones, rows_of
+from .registry import BLOCK_BYTES, book, kernel, on_lines, ones, row_by_row, rows_of
 
 Made = tuple[Array, Callable]
 
@@ -18,11 +18,11 @@ def _blocks(rows: Array) -> list[slice]:
     return [slice(i, i + step) for i in range(0, len(rows), step)]
 
 
-def _begin(xp: Any, x: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Return x as rows, the vector a product with which is a mean, and room for x̂, y and one number a row."""
+def _begin(xp: Any, x: Array) -> tuple[Array, Array, Array, Array]:
+    """Return x as rows, and room for x̂, y and one number a row."""
     rows = x.reshape(-1, x.shape[-1])
-    mean_of = ones(xp, rows.shape[1], x) / rows.shape[1]
-    return rows, mean_of, xp.empty_like(rows), xp.empty_like(rows), xp.empty((len(rows), 1), dtype=x.dtype)
+    x_hat, y = (on_lines(xp, rows.shape, x.dtype) for _ in range(2))
+    return rows, x_hat, y, xp.empty((len(rows), 1), dtype=x.dtype)
 
 
 @kernel(layer_norm_op)
@@ -35,36 +35,41 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
     if not rows_of(x) or x.dtype != weight.dtype:
         return book(layer_norm_op)(xp, x, weight, bias, eps=eps)
     shape, width = x.shape, x.shape[-1]
-    rows, mean_of, x_hat, y, inv_std = _begin(xp, x)
-    for block in _blocks(rows):
-        out, centred, inv = y[block], x_hat[block], inv_std[block]
-        mean = xp.matmul(rows[block], mean_of)
-        xp.subtract(rows[block], mean[:, None], out=centred)
-        xp.multiply(centred, centred, out=out)
-        variance = xp.matmul(out, mean_of)
-        variance += eps
-        xp.sqrt(variance, out=variance)
-        xp.divide(1.0, variance, out=inv[:, 0])
-        centred *= inv
-        xp.multiply(centred, weight, out=out)
-        out += bias
+    rows, x_hat, y, inv_std = _begin(xp, x)
+    mean_of = ones(xp, width, x) / width
+    with row_by_row(width):
+        for block in _blocks(rows):
+            out, centred, inv = y[block], x_hat[block], inv_std[block]
+            mean = xp.matmul(rows[block], mean_of)
+            xp.subtract(rows[block], mean[:, None], out=centred)
+            variance = xp.vecdot(centred, centred)
+            variance /= width
+            variance += eps
+            xp.sqrt(variance, out=variance)
+            xp.divide(1.0, variance, out=inv[:, 0])
+            centred *= inv
+            xp.multiply(centred, weight, out=out)
+            out += bias
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
         g_rows = g.reshape(x_hat.shape)
-        g_x = xp.empty_like(x_hat)
+        g_x = on_lines(xp, x_hat.shape, x_hat.dtype)
         g_weight, g_bias = xp.zeros_like(weight), xp.zeros_like(bias)
         mean_weight = weight / width
-        for block in _blocks(x_hat):
-            g_block, hat, out = g_rows[block], x_hat[block], g_x[block]
-            p = g_block * hat
-            along = ones(xp, len(p), p)
-            g_weight += xp.matmul(along, p)
-            g_bias += xp.matmul(along, g_block)
-            xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
-            xp.multiply(g_block, weight, out=out)
-            out -= p
-            out -= xp.matmul(g_block, mean_weight)[:, None]
-            out *= inv_std[block]
+        blocks = _blocks(x_hat)
+        room = on_lines(xp, x_hat[blocks[0]].shape, x_hat.dtype)
+        with row_by_row(width):
+            for block in blocks:
+                g_block, hat, out = g_rows[block], x_hat[block], g_x[block]
+                p = xp.multiply(g_block, hat, out=room[: len(hat)])
+                along = ones(xp, len(p), p)
+                g_weight += xp.matmul(along, p)
+                g_bias += xp.matmul(along, g_block)
+                xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
+                xp.multiply(g_block, weight, out=out)
+                out -= p
+                out -= xp.matmul(g_block, mean_weight)[:, None]
+                out *= inv_std[block]
         return g_x.reshape(shape), g_weight, g_bias
 
     return y.reshape(shape), vjp
@@ -76,28 +81,29 @@ def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
     if not rows_of(x) or x.dtype != weight.dtype:
         return book(rms_norm_op)(xp, x, weight, eps=eps)
     shape, width = x.shape, x.shape[-1]
-    rows, mean_of, x_hat, y, inv_rms = _begin(xp, x)
-    for block in _blocks(rows):
-        out, inv = y[block], inv_rms[block]
-        xp.multiply(rows[block], rows[block], out=out)
-        square = xp.matmul(out, mean_of)
-        square += eps
-        xp.sqrt(square, out=square)
-        xp.divide(1.0, square, out=inv[:, 0])
-        xp.multiply(rows[block], inv, out=x_hat[block])
-        xp.multiply(x_hat[block], weight, out=out)
+    rows, x_hat, y, inv_rms = _begin(xp, x)
+    with row_by_row(width):
+        for block in _blocks(rows):
+            square = xp.vecdot(rows[block], rows[block])
+            square /= width
+            square += eps
+            xp.sqrt(square, out=square)
+            xp.divide(1.0, square, out=inv_rms[block, 0])
+            xp.multiply(rows[block], inv_rms[block], out=x_hat[block])
+            xp.multiply(x_hat[block], weight, out=y[block])
 
     def vjp(g: Array) -> tuple[Array, Array]:
         g_rows = g.reshape(x_hat.shape)
-        g_x, g_weight, mean_weight = xp.empty_like(x_hat), xp.zeros_like(weight), weight / width
-        for block in _blocks(x_hat):
-            hat, out = x_hat[block], g_x[block]
-            p = g_rows[block] * hat
-            g_weight += xp.matmul(ones(xp, len(p), p), p)
-            xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
-            xp.multiply(g_rows[block], weight, out=out)
-            out -= p
-            out *= inv_rms[block]
+        g_x, g_weight, mean_weight = on_lines(xp, x_hat.shape, x_hat.dtype), xp.zeros_like(weight), weight / width
+        with row_by_row(width):
+            for block in _blocks(x_hat):
+                hat, out = x_hat[block], g_x[block]
+                p = g_rows[block] * hat
+                g_weight += xp.matmul(ones(xp, len(p), p), p)
+                xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
+                xp.multiply(g_rows[block], weight, out=out)
+                out -= p
+                out *= inv_rms[block]
         return g_x.reshape(shape), g_weight
 
     return y.reshape(shape), vjp

@@ -71,6 +71,16 @@ def lion(xp: Any, x: Array, g: Array, state: dict[str, Any], group: dict[str, An
         m += part
 
 
+def add_up(arrays: list[Array], factor: float) -> None:
+    """Leave the sum of flat arrays, times a factor, in the first of them.    each (N,)"""
+    step = BLOCK_BYTES // arrays[0].itemsize
+    for i in range(0, len(arrays[0]), step):
+        total, *others = (a[i : i + step] for a in arrays)
+        for other in others:
+            total += other
+        total *= factor
+
+
 class Joined:
     """Small parameters of one group, side by side in flat arrays, with views of their moments in `state`.
 

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-KERNELS: dict[tuple[str, str], Callable] = {}  # (op, backend) → body
+import numpy as np
 
-BLOCK_BYTES = 128 * 1024  # of each array in a blocked loop: a few of them fit into the second cache together
+KERNELS: dict[tuple[str, str], Callable] = {}  # (op, backend) → body
+LINE = 64  # bytes
+ALIGNED = 256 * 1024  # bytes; for less the calls that find a line cost more than they save
+WIDE = 256  # elements: rows from here on are worth a loop of their own
+
+
+def _block_bytes() -> int:
+    """Return an eighth of a core's second cache, within bounds; the lower one where the system does not tell."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        second = int(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        second = 0
+    return min(max(second // 8, 128 * 1024), 256 * 1024)
+
+
+BLOCK_BYTES = _block_bytes()  # of each array in a blocked loop: a few of them fit into the second cache together
 
 
 def kernel(op: Any, backend: str = "numpy") -> Callable[[Callable], Callable]:
@@ -39,3 +58,33 @@ def ones(xp: Any, n: int, like: Any, kept: dict[Any, Any] = {}) -> Any:  # noqa:
             kept.clear()
         found = kept[key] = xp.ones(n, dtype=like.dtype)
     return found
+
+
+def on_lines(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return an empty array that begins where a line of cache does, unless it is small.
+
+    A vector that is written across two lines takes twice as long, and what `empty` returns begins in the middle of one.
+    It is a view of something a little longer.
+    """
+    size, itemsize = math.prod(shape), np.dtype(dtype).itemsize
+    if size * itemsize < ALIGNED:
+        return xp.empty(shape, dtype=dtype)
+    longer = xp.empty(size + LINE // itemsize, dtype=dtype)
+    first = -longer.ctypes.data % LINE // itemsize
+    return longer[first : first + size].reshape(shape)
+
+
+class _RowByRow(contextlib.AbstractContextManager):
+    def __enter__(self) -> None:
+        self.before = np.setbufsize(WIDE)
+
+    def __exit__(self, *exception: Any) -> None:
+        np.setbufsize(self.before)
+
+
+def row_by_row(width: int) -> contextlib.AbstractContextManager[None]:
+    """Let NumPy work on wide rows as they are when one number belongs to each, or one row to all.
+
+    By itself it copies such operands into a buffer of 8,192 elements, which costs more than a loop a row.
+    """
+    return _RowByRow() if width >= WIDE else contextlib.nullcontext()

@@ -98,7 +98,7 @@ class Optimizer:
         self.groups: list[dict[str, Any]] = []
         self.parameters: list[Tensor] = []
         self.state: list[dict[str, Any]] = []
-        self._group_of: list[int] = []  # beside parameters
+        self.group_of: list[int] = []  # beside parameters: the index of its group
         self.step_count = 0
         self._joined: dict[tuple[int, ...], Joined] = {}
         for group in given:
@@ -126,7 +126,7 @@ class Optimizer:
             if id(p) not in known:
                 self.parameters.append(p)
                 self.state.append({})
-                self._group_of.append(len(self.groups))
+                self.group_of.append(len(self.groups))
         self.groups.append(settings)
 
     # -- what a subclass gives ------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Optimizer:
         self.step_count += 1
         small: dict[Any, list[int]] = {}  # what may be joined, by what it has to have in common
         many: dict[Any, list[int]] = {}
-        for i, (p, state, group) in enumerate(zip(self.parameters, self.state, self._group_of, strict=True)):
+        for i, (p, state, group) in enumerate(zip(self.parameters, self.state, self.group_of, strict=True)):
             g = gradient_of(p)
             if g is None:
                 continue
@@ -224,6 +224,10 @@ class Optimizer:
             [gradient_of(p) for p in joined.parameters],
             lambda x, g, moments: self._run(np, x, g, {"step": count, **moments}, group),
         )
+
+    def forget_joined(self) -> None:
+        """Join small parameters anew at the next step: their state has become other arrays."""
+        self._joined.clear()
 
     def zero_grad(self) -> None:
         """Forget all gradients: they become None, so that the next backward starts afresh."""
@@ -276,10 +280,10 @@ class Optimizer:
                     "load it with the optimizer that saved it"
                 )
             self._check(group)
-        settings = [groups[i] for i in self._group_of]
+        settings = [groups[i] for i in self.group_of]
         entries = [self._loaded(i, e, s) for i, (e, s) in enumerate(zip(state["state"], settings, strict=True))]
         self.step_count, self.groups, self.state = int(state["step"]), groups, entries
-        self._joined.clear()
+        self.forget_joined()
 
     def _loaded(self, i: int, entry: dict[str, Any], group: dict[str, Any]) -> dict[str, Any]:
         """Return the state of parameter i as it shall be kept, or raise ValueError."""

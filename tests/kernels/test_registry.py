@@ -11,6 +11,7 @@ from minitransformer import ops
 from minitransformer.backend import Draw, to_numpy
 from minitransformer.kernels import KERNELS
 from minitransformer.kernels.cuda import blockwise as cuda_blockwise
+from minitransformer.kernels.registry import ALIGNED, LINE, WIDE, on_lines, row_by_row
 from minitransformer.ops.dropout import dropout_factors
 from minitransformer.ops.mask import causal_mask
 from minitransformer.tensor import kernels_enabled
@@ -51,6 +52,7 @@ CASES = {
         ("bias", ops.linear, lambda r: (normal(r, 2, 3, 5), normal(r, 7, 5), normal(r, 7))),
         ("no bias", lambda x, w: ops.linear(x, w), lambda r: (normal(r, 3, 5), normal(r, 7, 5))),
         ("a vector", ops.linear, lambda r: (normal(r, 5), normal(r, 7, 5), normal(r, 7))),
+        ("blocks on lines", ops.linear, lambda r: (normal(r, 2, 331, 5), normal(r, 521, 5), normal(r, 521))),
     ],
     "_matmul": [
         ("stack by one", ops.matmul, lambda r: (normal(r, 2, 3, 5), normal(r, 5, 7))),
@@ -59,12 +61,14 @@ CASES = {
     "layer_norm": [
         ("rows", ops.layer_norm, lambda r: (3 + 2 * normal(r, 2, 3, 7), normal(r, 7), normal(r, 7))),
         ("blocks", ops.layer_norm, lambda r: (3 + 2 * normal(r, 701, 131), normal(r, 131), normal(r, 131))),
+        ("blocks of wide rows", ops.layer_norm, lambda r: (3 + 2 * normal(r, 263, 307), *normal(r, 2, 307))),
         ("a view", lambda x, w, b: ops.layer_norm(x.swapaxes(0, 1), w, b),
          lambda r: (normal(r, 5, 7), normal(r, 5), normal(r, 5))),
     ],
     "rms_norm": [
         ("rows", ops.rms_norm, lambda r: (normal(r, 2, 3, 7), normal(r, 7))),
         ("blocks", ops.rms_norm, lambda r: (normal(r, 701, 131), normal(r, 131))),
+        ("blocks of wide rows", ops.rms_norm, lambda r: (normal(r, 263, 307), normal(r, 307))),
     ],
     "relu": [("signs", ops.relu, lambda r: (normal(r, 5, 7),))],
     "_gelu_tanh": [
@@ -359,6 +363,25 @@ def test_scores_that_are_not_numbers_stay_visible(rng):
     with np.errstate(invalid="ignore"):
         y = ops.scaled_dot_product_attention(mt.tensor(q), mt.tensor(k), mt.tensor(v)).numpy()
     assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1]).all() and np.isfinite(y[0, 0, 1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (0, 3), (7, 5), (257, 1031), (131_072,)])
+def test_what_is_large_begins_on_a_line(shape, dtype):
+    for _ in range(3):
+        found = on_lines(np, shape, dtype)
+        assert found.shape == shape and found.dtype == dtype and found.flags.c_contiguous and found.flags.writeable
+        assert found.nbytes < ALIGNED or found.ctypes.data % LINE == 0
+
+
+def test_buffers_are_narrow_inside_a_block_alone():
+    usual = np.getbufsize()
+    with pytest.raises(KeyError), row_by_row(WIDE):
+        assert np.getbufsize() == WIDE
+        raise KeyError
+    assert np.getbufsize() == usual
+    with row_by_row(WIDE - 1):
+        assert np.getbufsize() == usual
 
 
 def test_use_kernels_lasts_as_long_as_its_block():
