@@ -11,7 +11,8 @@ import numpy as np
 from ..backend import Array
 from ..kernels.cuda import adafactor as cuda
 from ..kernels.cuda.adafactor import Numbers
-from .optimizer import Optimizer, check_flag, check_range
+from .doors import check_flag, check_range
+from .optimizer import Optimizer
 
 CONVENTIONS = ("torch", "transformers")
 

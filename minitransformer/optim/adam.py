@@ -10,7 +10,8 @@ from typing import Any
 from ..backend import Array
 from ..kernels import optimizers as fast
 from ..kernels.cuda import optimizers as cuda
-from .optimizer import Optimizer, check_betas, check_range
+from .doors import check_betas, check_range
+from .optimizer import Optimizer
 
 
 class Adam(Optimizer):

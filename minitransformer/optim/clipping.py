@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ..backend import backend_of, namespace
 from ..kernels.cuda import optimizers as cuda
 from ..tensor import Node, Tensor, kernels_enabled
-from .optimizer import check_range, unique_parameters
+from .doors import check_range
+from .optimizer import unique_parameters
 
 
 def _nodes_with_gradient(parameters: Iterable[Tensor] | Tensor) -> list[Node]:

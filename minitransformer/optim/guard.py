@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .optimizer import check_range
+from .doors import check_range
 
 WINDOW = 100  # losses that mean and deviation are taken of
 LEAST = 20  # losses that have to be known first

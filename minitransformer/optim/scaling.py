@@ -10,7 +10,7 @@ import numpy as np
 
 from ..tensor import Tensor
 from .clipping import clip_grad_norm_, scale_gradients_
-from .optimizer import check_count, check_range
+from .doors import check_count, check_range
 
 
 class GradScaler:

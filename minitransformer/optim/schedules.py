@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from .optimizer import check_count, check_range
+from .doors import check_count, check_range
 
 
 def _check_step(step: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..backend import Array
 from ..kernels.cuda import optimizers as cuda
-from .optimizer import Optimizer, check_flag, check_range
+from .doors import check_flag, check_range
+from .optimizer import Optimizer
 
 
 class SGD(Optimizer):
