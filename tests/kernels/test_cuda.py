@@ -13,6 +13,7 @@ import minitransformer as mt
 from minitransformer import backend as library
 from minitransformer import optim
 from minitransformer.bench import configs
+from minitransformer.kernels.cuda.softmax import softmax_rows, softmax_rows_backward
 from minitransformer.kernels.cuda.source import SOURCES, TYPES
 from minitransformer.parallel import Workers
 from tests import hostcuda
@@ -98,3 +99,55 @@ def test_nvrtc_takes_every_kernel_for_every_gpu(file, architecture):
     source = SOURCES[file]
     for char in TYPES:
         hostcuda.nvrtc(source.code, architecture, source.expressions(char))
+
+
+on_cupy = pytest.mark.skipif("config.where == 'numpy'", reason="for --backend cupy")
+
+
+def shares(x, looks):
+    """Return softmax(x) over the keys that are looked at, in double precision; a row that looks nowhere gives zeros."""
+    with np.errstate(invalid="ignore"):
+        x = np.where(looks, x.astype("float64"), -np.inf)
+        top = x.max(-1, keepdims=True)
+        e = np.exp(x - np.where(top == -np.inf, 0, top))
+        total = e.sum(-1, keepdims=True)
+        return np.where(looks, e / np.where(total == 0, 1, total), 0)
+
+
+@on_cupy
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "causal, window, offset", [(0, 0, 0), (1, 0, 30), (1, 0, 4090), (0, 40, 60), (1, 9, 4095), (1, 7, 9999)]
+)
+@pytest.mark.parametrize("keys, masked", [(77, True), (80, False), (1040, True), (4099, False), (4104, True)])
+def test_softmax_of_rows_of_any_length(keys, masked, causal, window, offset, dtype, rng):
+    """Rows in one span and in two, with and without 16-byte accesses; keys that nobody looks at may hold anything."""
+    import cupy
+
+    queries = 5
+    x = rng.standard_normal((2, 3, queries, keys)).astype(dtype)
+    ahead = np.arange(keys) - np.arange(queries)[:, None] - offset
+    near = (not causal or ahead <= 0) & (not window or (ahead < window) & (-ahead < window))
+    mask = rng.random((2, 1, queries, keys)) > 0.3 if masked else None
+    looks = np.broadcast_to(near if mask is None else near & mask, x.shape)
+    x[~looks & (rng.random(x.shape) > 0.5)] = np.nan
+    x[0, 0, 1] = np.where(looks[0, 0, 1], -np.inf, x[0, 0, 1])  # nothing left: zeros
+    for row, value in ((2, np.nan), (3, np.inf)):  # stays visible where it is looked at
+        if looks[0, 0, row].any():
+            x[0, 0, row, looks[0, 0, row].argmax()] = value
+    kept = (rng.random(x.shape) > 0.5).astype(dtype) * 2
+    scores, y, mixed = cupy.asarray(x), cupy.empty_like(x), cupy.empty_like(x)
+    on_gpu = None if mask is None else cupy.asarray(mask)
+    softmax_rows(scores, y, on_gpu, bool(causal), 1.0, mixed, cupy.asarray(kept), offset, window)
+    right, tolerance = shares(x, looks), {"float16": 1e-3, "float32": 1e-6, "float64": 1e-14}[dtype]
+    np.testing.assert_allclose(y.get(), right, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(mixed.get(), right * kept, rtol=tolerance, atol=tolerance)
+    again = scores.copy()
+    softmax_rows(again, again, on_gpu, bool(causal), 1.0, None, None, offset, window)  # in place
+    np.testing.assert_array_equal(again.get(), y.get())
+    g, g_x = rng.standard_normal(x.shape).astype(dtype), cupy.empty_like(x)
+    y = cupy.asarray(np.nan_to_num(right).astype(dtype))
+    softmax_rows_backward(y, cupy.asarray(g), g_x, 0.5, cupy.asarray(kept))
+    p, g_p = y.get().astype("float64"), g.astype("float64") * kept
+    expected = p * (g_p - (p * g_p).sum(-1, keepdims=True)) * 0.5
+    np.testing.assert_allclose(g_x.get(), expected, rtol=tolerance, atol=tolerance * 10)

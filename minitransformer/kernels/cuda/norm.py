@@ -103,7 +103,7 @@ __global__ void norm_backward(const T* x, const T* g, const T* weight, const typ
 def _norm(xp: Any, x: Array, weight: Array, bias: Array, eps: float, centred: bool) -> Made:
     wide = np.dtype("f8" if x.dtype.char == "d" else "f4")
     width, shape = x.shape[-1], x.shape
-    rows, threads = x.size // width, threads_for(width)
+    rows, (threads, _) = x.size // width, threads_for(width)
     y, means, inverses = xp.empty_like(x), xp.empty(rows, dtype=wide), xp.empty(rows, dtype=wide)
     sizes = np.int32(width), np.float64(eps), np.int32(centred)
     SOURCE("norm_forward", x.dtype, rows, threads, (x, weight, bias, y, means, inverses, *sizes))
