@@ -13,6 +13,7 @@ import minitransformer as mt
 from minitransformer import backend as library
 from minitransformer import optim
 from minitransformer.bench import configs
+from minitransformer.kernels.cuda import norm
 from minitransformer.kernels.cuda.softmax import softmax_rows, softmax_rows_backward
 from minitransformer.kernels.cuda.source import SOURCES, TYPES
 from minitransformer.parallel import Workers
@@ -151,3 +152,39 @@ def test_softmax_of_rows_of_any_length(keys, masked, causal, window, offset, dty
     p, g_p = y.get().astype("float64"), g.astype("float64") * kept
     expected = p * (g_p - (p * g_p).sum(-1, keepdims=True)) * 0.5
     np.testing.assert_allclose(g_x.get(), expected, rtol=tolerance, atol=tolerance * 10)
+
+
+def run_norm(x, g, weight, bias):
+    inputs = [mt.tensor(a, requires_grad=True) for a in (x, weight, bias)[: 3 if bias is not None else 2]]
+    y = (mt.ops.rms_norm if bias is None else mt.ops.layer_norm)(*inputs)
+    y.backward(mt.tensor(g).data)
+    return [y.numpy(), *[t.grad.numpy() for t in inputs]]
+
+
+@on_cupy
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("rows, width", [(1, 3), (9, 64), (1100, 5), (67, 264), (301, 77), (2, 4095), (3, 4096)])
+def test_norms_add_up_over_rows_and_blocks(rows, width, centred, dtype, rng, monkeypatch):
+    """Several rows a block and one, blocks in one, two and three levels, rows that all threads together just hold."""
+    monkeypatch.setattr(norm, "ROWS_EACH", 1)
+    x, g = (rng.standard_normal((rows, width)).astype(dtype) for _ in range(2))
+    weight, bias = (rng.standard_normal(width).astype(dtype) for _ in range(2))
+    arrays = x, g, weight, bias if centred else None
+    fast, again = run_norm(*arrays), run_norm(*arrays)
+    with mt.use_kernels(False):
+        plain = run_norm(*[None if a is None else a.astype("float64") for a in arrays])
+    tolerance = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-14}[dtype]
+    for a, b, c in zip(fast, plain, again, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_array_equal(a, c)  # the same order of sums each time
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@on_cupy
+def test_how_many_blocks_share_the_rows_of_a_norm(monkeypatch):
+    monkeypatch.setattr(norm, "processors", lambda device: 100)
+    assert norm.blocks_for(65_536, 1024, 0) == 800  # four warps a row: as many as 100 processors hold
+    assert norm.blocks_for(65_536, 64, 0) == 800  # a warp a row, four rows a block
+    assert norm.blocks_for(65_536, 4096, 0) == 200
+    assert norm.blocks_for(16, 64, 0) == 1 and norm.blocks_for(17, 1024, 0) == 5  # four rows each, at least

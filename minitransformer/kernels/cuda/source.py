@@ -45,6 +45,18 @@ template <typename W> __device__ W block_sum(W value) {
     return sum;
 }
 
+// Two sums at once.
+template <typename W> __device__ void block_sums(W& a, W& b) {
+    __shared__ W parts[2][32];
+    for (int by = 16; by; by /= 2) a += __shfl_xor_sync(~0u, a, by), b += __shfl_xor_sync(~0u, b, by);
+    if (blockDim.x == 32) return;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) parts[0][threadIdx.x / 32] = a, parts[1][threadIdx.x / 32] = b;
+    __syncthreads();
+    a = b = 0;
+    for (int i = 0; i < blockDim.x / 32; i++) a += parts[0][i], b += parts[1][i];
+}
+
 // The same for the greatest; a NaN stays one.
 template <typename W> __device__ W block_max(W value) {
     __shared__ W parts[32];
@@ -78,25 +90,28 @@ template <typename T> struct Rows {
         step = whole ? 1 : blockDim.x;
     }
     __device__ int at(int from, int k) const { return from + first + k / RUN * RUN * blockDim.x + k % RUN * step; }
-    __device__ void load(const T* x, int from, int end, W missing, W* values) const {  // what lies before the end
+    // N: of the numbers in memory, as wide as T or wider. What is not before the end of the row is `missing`.
+    template <typename N> __device__ void load(const N* x, int from, int end, W missing, W* values) const {
         for (int k = 0; !whole && k < HELD; k++) values[k] = at(from, k) < end ? (W)x[at(from, k)] : missing;
         for (int k = 0; whole && k < HELD; k += RUN) {
-            T run[RUN];
-            uint4 bits = {};
-            if (at(from, k) < end) bits = *(const uint4*)(x + at(from, k));
-            memcpy(run, &bits, sizeof run);
+            N run[RUN];
+            uint4 bits[sizeof run / 16] = {};
+            const uint4* there = (const uint4*)(x + at(from, k));
+            for (int i = 0; at(from, k) < end && i < sizeof run / 16; i++) bits[i] = there[i];
+            memcpy(run, bits, sizeof run);
             for (int r = 0; r < RUN; r++) values[k + r] = at(from, k) < end ? (W)run[r] : missing;
         }
     }
-    __device__ void store(T* y, int from, const W* values) const {
+    template <typename N> __device__ void store(N* y, int from, const W* values) const {
         for (int k = 0; !whole && k < HELD; k++)
-            if (at(from, k) < width) y[at(from, k)] = T(values[k]);
+            if (at(from, k) < width) y[at(from, k)] = N(values[k]);
         for (int k = 0; whole && k < HELD; k += RUN) {
-            T run[RUN];
-            uint4 bits;
-            for (int r = 0; r < RUN; r++) run[r] = T(values[k + r]);
-            memcpy(&bits, run, sizeof run);
-            if (at(from, k) < width) *(uint4*)(y + at(from, k)) = bits;
+            N run[RUN];
+            uint4 bits[sizeof run / 16];
+            for (int r = 0; r < RUN; r++) run[r] = N(values[k + r]);
+            memcpy(bits, run, sizeof run);
+            uint4* there = (uint4*)(y + at(from, k));
+            for (int i = 0; at(from, k) < width && i < sizeof run / 16; i++) there[i] = bits[i];
         }
     }
 };
@@ -168,10 +183,18 @@ def source(file: str, names: str, code: str) -> Source:
 
 @functools.cache
 def arrived(device: int) -> Array:
-    """Return the counter of a device at which the blocks of a launch meet; the last one leaves it at zero."""
+    """Return the counters of a device at which the blocks of a launch meet; whoever comes last sets his to zero."""
     import cupy
 
-    return cupy.zeros(1, dtype=np.int32)
+    return cupy.zeros(1024, dtype=np.int32)
+
+
+@functools.cache
+def processors(device: int) -> int:
+    """Return how many blocks a device works on at once, not counting those that share a processor."""
+    from cupy.cuda import runtime
+
+    return int(runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, device))
 
 
 def threads_for(width: int) -> tuple[int, int]:
