@@ -188,3 +188,29 @@ def test_how_many_blocks_share_the_rows_of_a_norm(monkeypatch):
     assert norm.blocks_for(65_536, 64, 0) == 800  # a warp a row, four rows a block
     assert norm.blocks_for(65_536, 4096, 0) == 200
     assert norm.blocks_for(16, 64, 0) == 1 and norm.blocks_for(17, 1024, 0) == 5  # four rows each, at least
+
+
+@on_cupy
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("rows, width", [(5, 77), (9, 80), (2, 1040), (2, 4099), (1, 4104)])
+def test_logarithms_and_losses_of_rows_of_any_length(rows, width, dtype, rng):
+    """Against the book in double precision: rows in one span and in two, with and without 16-byte accesses."""
+    x, g = (rng.standard_normal((rows, width)).astype(dtype) for _ in range(2))
+    target, g_rows = rng.integers(0, width, rows), rng.standard_normal(rows).astype(dtype)
+    results = []
+    for kernels in (True, False):
+        found = []
+        for f, out in (
+            (mt.ops.log_softmax, g),
+            (lambda t: mt.ops.cross_entropy(t, target, reduction="none", label_smoothing=0.1), g_rows),
+        ):
+            t = mt.tensor(x if kernels else x.astype("float64"), requires_grad=True)
+            with mt.use_kernels(kernels):
+                y = f(t)
+                y.backward(mt.tensor(out.astype(t.dtype)).data)
+            found += [y.numpy(), t.grad.numpy()]
+        results.append(found)
+    tolerance = {"float16": 2e-3, "float32": 1e-6, "float64": 1e-14}[dtype]
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())

@@ -6,8 +6,8 @@ precision. Its docstring says how many bytes it moves, beside the fewest that co
 
 A block takes a row (of a softmax, of a LayerNorm), or a warp of it a narrow one; its threads hold what they have read,
 16 bytes at a time, and add up by shuffles within warps of 32 and by shared memory between them, always in the same
-order, so that a run gives the same bits each time. Nothing here makes the host
-wait, and nothing is compiled before it is first called.
+order, so that a run gives the same bits each time. Nothing here makes the host wait, and nothing is compiled before it
+is first called.
 """
 
 from __future__ import annotations
