@@ -214,3 +214,28 @@ def test_logarithms_and_losses_of_rows_of_any_length(rows, width, dtype, rng):
     for a, b in zip(*results, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@on_cupy
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("begin", [0, 1, 8])
+def test_arrays_may_begin_at_any_element(begin, dtype, rng):
+    """Accesses of 16 bytes are for those that begin at a multiple of that."""
+    import cupy
+
+    flat = cupy.asarray(rng.standard_normal(4 * 3 * 5 * 32 + 8).astype(dtype))
+    x, g, weight, bias = (flat[begin + i * 480 : begin + i * 480 + 480].reshape(3, 5, 32) for i in range(4))
+    weight, bias = weight[0, 0], bias[0, 0]
+
+    def results(x, g, weight, bias):
+        t = mt.Tensor(x, requires_grad=True)
+        mt.manual_seed(3)
+        for y in (mt.ops.softmax(t), mt.ops.log_softmax(t), mt.ops.layer_norm(t, weight, bias),
+                  mt.ops.dropout(t, 0.4), mt.ops.dropout_add(t, t, 0.4)):  # fmt: skip
+            y.backward(g)
+            yield y.numpy()
+            yield t.grad.numpy()
+
+    arrays = x, g, weight, bias
+    for a, b in zip(results(*arrays), results(*[a.copy() for a in arrays]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-2 if dtype == "float16" else 1e-5)

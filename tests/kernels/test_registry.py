@@ -93,9 +93,14 @@ CASES = {
         ("another axis", lambda x: ops.log_softmax(x, axis=0), lambda r: (normal(r, 5, 7),)),
         ("far", ops.log_softmax, lambda r: (1e4 * normal(r, 5, 7),)),
     ],
-    "_dropout": [("rows", lambda x: seeded(ops.dropout, x, 0.3), lambda r: (normal(r, 3, 5, 7),))],
+    "_dropout": [
+        ("rows", lambda x: seeded(ops.dropout, x, 0.3), lambda r: (normal(r, 3, 5, 7),)),
+        ("blocks of eight", lambda x: seeded(ops.dropout, x, 0.3), lambda r: (normal(r, 3, 5, 136),)),
+    ],
     "_dropout_add": [
         ("rows", lambda x, h: seeded(ops.dropout_add, x, h, 0.3), lambda r: (normal(r, 3, 5, 7), normal(r, 3, 5, 7))),
+        ("blocks of eight", lambda x, h: seeded(ops.dropout_add, x, h, 0.3),
+         lambda r: (normal(r, 3, 5, 136), normal(r, 3, 5, 136))),
     ],
     "embedding": [
         ("small", lambda w: ops.embedding(IDS % 5, w), lambda r: (normal(r, 5, 3),)),
@@ -382,7 +387,7 @@ def test_nothing_waits_for_the_garbage_collector(rng):
         gc.enable()
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 17), (2, 3, 5, 7), (0, 4)])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (3, 712), (2, 3, 17), (2, 3, 5, 7), (0, 4)])
 def test_every_body_of_dropout_finds_the_same_factors(shape, backend):
     like = mt.tensor(np.ones(1, "float32")).data
     factors = []

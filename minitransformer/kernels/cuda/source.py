@@ -73,6 +73,17 @@ template <typename W> __device__ W block_max(W value) {
     return top;
 }
 
+// Sixteen bytes in one access, from and to an address that is a multiple of sixteen.
+template <typename T> __device__ void read_run(const T* x, T* run) {
+    const uint4 bits = *(const uint4*)x;
+    memcpy(run, &bits, 16);
+}
+template <typename T> __device__ void write_run(T* y, const T* run) {
+    uint4 bits;
+    memcpy(&bits, run, 16);
+    *(uint4*)y = bits;
+}
+
 // Rows of `width` elements as their threads take them: HELD elements each, then the next span of the row. The HELD are
 // runs of 16 bytes, which one access moves, where the rows of all arrays begin at a multiple of that; else single ones,
 // next to those of the threads beside. at(from, k): the place of a thread's k-th element in the span that begins there.
@@ -94,11 +105,8 @@ template <typename T> struct Rows {
     template <typename N> __device__ void load(const N* x, int from, int end, W missing, W* values) const {
         for (int k = 0; !whole && k < HELD; k++) values[k] = at(from, k) < end ? (W)x[at(from, k)] : missing;
         for (int k = 0; whole && k < HELD; k += RUN) {
-            N run[RUN];
-            uint4 bits[sizeof run / 16] = {};
-            const uint4* there = (const uint4*)(x + at(from, k));
-            for (int i = 0; at(from, k) < end && i < sizeof run / 16; i++) bits[i] = there[i];
-            memcpy(run, bits, sizeof run);
+            N run[RUN] = {};
+            for (int r = 0; at(from, k) < end && r < RUN; r += 16 / sizeof(N)) read_run(x + at(from, k) + r, run + r);
             for (int r = 0; r < RUN; r++) values[k + r] = at(from, k) < end ? (W)run[r] : missing;
         }
     }
@@ -107,11 +115,9 @@ template <typename T> struct Rows {
             if (at(from, k) < width) y[at(from, k)] = N(values[k]);
         for (int k = 0; whole && k < HELD; k += RUN) {
             N run[RUN];
-            uint4 bits[sizeof run / 16];
             for (int r = 0; r < RUN; r++) run[r] = N(values[k + r]);
-            memcpy(bits, run, sizeof run);
-            uint4* there = (uint4*)(y + at(from, k));
-            for (int i = 0; at(from, k) < width && i < sizeof run / 16; i++) there[i] = bits[i];
+            for (int r = 0; at(from, k) < width && r < RUN; r += 16 / sizeof(N))
+                write_run(y + at(from, k) + r, run + r);
         }
     }
 };
