@@ -13,7 +13,7 @@ import minitransformer as mt
 from minitransformer import backend as library
 from minitransformer import optim
 from minitransformer.bench import configs
-from minitransformer.kernels.cuda import norm
+from minitransformer.kernels.cuda import adafactor, norm
 from minitransformer.kernels.cuda.softmax import softmax_rows, softmax_rows_backward
 from minitransformer.kernels.cuda.source import SOURCES, TYPES
 from minitransformer.parallel import Workers
@@ -239,3 +239,32 @@ def test_arrays_may_begin_at_any_element(begin, dtype, rng):
     arrays = x, g, weight, bias
     for a, b in zip(results(*arrays), results(*[a.copy() for a in arrays]), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-2 if dtype == "float16" else 1e-5)
+
+
+@on_cupy
+@pytest.mark.parametrize("order", hostcuda.THREAD_ORDERS if hostcuda.is_active() else ["forward"])
+@pytest.mark.parametrize("convention", ["torch", "transformers"])
+def test_adafactor_adds_columns_up_by_chunks(convention, order, rng, monkeypatch, request):
+    """Matrices of one chunk and of several, the last of them shorter, beside vectors; against the book on NumPy."""
+    monkeypatch.setattr(adafactor, "CHUNK", 3)
+    monkeypatch.setattr(adafactor, "CHUNKS", 11)
+    adafactor._tables.cache_clear()
+    request.addfinalizer(adafactor._tables.cache_clear)
+    shapes = [(7, 5), (4,), (1, 1), (301, 33), (3, 200), (10, 3), (300,)]
+    values = [rng.standard_normal(shape) for shape in shapes]
+    gradients = [[rng.standard_normal(shape) for shape in shapes] for _ in range(3)]
+    results = []
+    if hostcuda.is_active():
+        hostcuda.set_thread_order(order)
+        request.addfinalizer(lambda: hostcuda.set_thread_order(hostcuda.THREAD_ORDERS[0]))
+    for backend in ("cupy", "numpy"):
+        with mt.use_backend(backend):
+            parameters = [mt.tensor(v, requires_grad=True) for v in values]
+            optimizer = optim.Adafactor(parameters, convention=convention)
+            for step in gradients:
+                for t, g in zip(parameters, step, strict=True):
+                    t.grad = mt.tensor(g)
+                optimizer.step()
+            results.append([library.to_numpy(t.data) for t in parameters])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
