@@ -13,7 +13,7 @@ import minitransformer as mt
 from minitransformer import backend as library
 from minitransformer import optim
 from minitransformer.bench import configs
-from minitransformer.kernels.cuda import adafactor, norm
+from minitransformer.kernels.cuda import adafactor, blockwise, norm
 from minitransformer.kernels.cuda.softmax import softmax_rows, softmax_rows_backward
 from minitransformer.kernels.cuda.source import SOURCES, TYPES
 from minitransformer.parallel import Workers
@@ -268,3 +268,69 @@ def test_adafactor_adds_columns_up_by_chunks(convention, order, rng, monkeypatch
             results.append([library.to_numpy(t.data) for t in parameters])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def heads_of_rows(rng, b, t, h=3, width=4):
+    """Return q, k, v as attention gets them: heads are slices of a row."""
+    return [mt.tensor(rng.standard_normal((b, t, h, width)), requires_grad=True).swapaxes(1, 2) for _ in range(3)]
+
+
+def launches_and_products(f):
+    hostcuda.reset()
+    y = f()
+    forward = hostcuda.counts()
+    g = mt.tensor(np.ones((y.shape[0], y.shape[2], y.shape[1], y.shape[3]))).data.swapaxes(1, 2)
+    hostcuda.reset()
+    y.node.vjp(g)
+    backward = hostcuda.counts()
+    return [(counts["launch"], counts["product"]) for counts in (forward, backward)]
+
+
+@on_mock
+@pytest.mark.parametrize("b", [1, 2])
+def test_a_batch_of_one_needs_no_list_of_addresses(b, rng):
+    q, k, v = heads_of_rows(rng, b, 5)
+    lists = int(b > 1)
+    mt.ops.scaled_dot_product_attention(q, k, v)  # compiles
+    found = launches_and_products(lambda: mt.ops.scaled_dot_product_attention(q, k, v))
+    assert found == [(1 + lists, 2), (1 + lists, 4)]
+
+
+@on_mock
+@pytest.mark.parametrize("b", [1, 2])
+def test_a_strip_is_a_softmax_each_way(b, rng, monkeypatch):
+    """Forward a softmax and two products; backward it is made again, and differentiated, with five products."""
+    monkeypatch.setattr(blockwise, "scores_at_once", lambda device: b * 3 * 48 * 16)
+    q, k, v = heads_of_rows(rng, b, 48)
+    strips, lists, zeros = 3, int(b > 1), 3
+    mt.ops.blockwise_attention(q, k, v)
+    found = launches_and_products(lambda: mt.ops.blockwise_attention(q, k, v))
+    assert found == [(strips * (1 + lists), strips * 2), (strips * (2 + lists) + zeros, strips * 5)]
+
+
+@on_mock
+@pytest.mark.parametrize("settings", [{}, {"dropout_p": 0.2}], ids=str)
+def test_strips_of_all_sizes_share_one_place(settings, rng, monkeypatch):
+    """Causal strips reach more keys each time. The pool grows by what the largest needs, not by the sum of them."""
+    import cupy
+
+    t, most = 256, 16 * 3 * 256
+    monkeypatch.setattr(blockwise, "scores_at_once", lambda device: most)
+    q, k, v = heads_of_rows(rng, 1, t)
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    y = mt.ops.blockwise_attention(q, k, v, causal=True, **settings)
+    y.backward(np.ones(y.shape))
+    strip, small = 8 * most, 8 * 3 * 4 * t  # float64; q, or k, or what has its size
+    assert pool.total_bytes() - before <= (5 if settings else 2) * strip + 16 * small
+
+
+@on_mock
+def test_a_strip_is_as_large_as_the_memory_lets_it(monkeypatch):
+    import cupy
+
+    assert blockwise.scores_at_once(0) == 1 << 24  # 64 MiB in float32, of the mock's 8 GiB
+    for memory, scores in ((80 << 30, 80 << 20), (1 << 40, 1 << 27)):
+        monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda m=memory: (0, m))
+        assert blockwise.scores_at_once.__wrapped__(0) == scores

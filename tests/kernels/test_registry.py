@@ -191,7 +191,7 @@ def thread_order(request, backend):
 @pytest.fixture(autouse=True)
 def small_strips(monkeypatch):
     """Have the CUDA kernel of blockwise attention cut the cases into several strips."""
-    monkeypatch.setattr(cuda_blockwise, "STRIP_SCORES", 1)
+    monkeypatch.setattr(cuda_blockwise, "scores_at_once", lambda device: 1)
     monkeypatch.setattr(cuda_blockwise, "FEWEST", 128)
 
 

@@ -232,7 +232,7 @@ def _tables(device: int, shapes: tuple[tuple[int, ...], ...]) -> Tables:
     owners = [np.repeat(np.arange(len(shapes)), n) for n in (counts, chunks)]
     ints = [owners[0], starts[0], counts, widths, flat, owners[1], starts[1], heights]
     arrays = [cupy.asarray(a.astype(np.int32)) for a in ints] + [cupy.asarray(starts[2].astype(np.int64))]
-    return Tables(*arrays, widest=int(max(widths[~flat], default=0)), room=int((chunks * widths).sum()))
+    return Tables._make([*arrays, int(max(widths[~flat], default=0)), int((chunks * widths).sum())])
 
 
 def adafactor(xp: Any, xs: Any, gs: Any, states: list[dict], numbers: Callable[[], Numbers]) -> None:
