@@ -111,7 +111,7 @@ def blockwise_attention(
     """Attend; q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ). Strips are of their own size.
 
     Kept: the inputs and nothing else. Scores are written twice and read twice forwards, written four times and read six
-    backwards. One kernel for all of it, which would not come near cuBLAS's products, would move none.
+    backwards. One kernel for all of it would move none.
     """
     added = [x for x in (mask, bias, distance_bias) if x is not None]
     if not in_heads(q, k, v) or q.dtype.char not in "efd" or any(x.ndim > 4 for x in added):
