@@ -12,4 +12,4 @@ is first called.
 
 from __future__ import annotations
 
-from . import activation, attention, blockwise, dropout, embedding, linear, norm, optimizers, softmax  # noqa: F401  (registers)
+from . import activation, attention, blockwise, dropout, embedding, linear, loss, norm, optimizers, softmax  # noqa: F401  (registers)
