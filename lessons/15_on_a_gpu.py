@@ -548,8 +548,10 @@ print(f"with the rate in memory {x_live[0]:.2f}, with the recorded one {x_fixed[
 assert np.isclose(x_live[0], -0.11) and np.isclose(x_fixed[0], -0.20)
 
 # %% [markdown]
-# `graph=true` does so for the whole training step: batch, learning rate and the key of the dropout lie in one array on the
-# GPU, which is written in one copy before each launch ([graph.py](../minitransformer/graph.py)).
+# On a GPU `minitransformer train` does so for the whole training step: batch, learning rate and the key of the dropout lie
+# in one array on the GPU, which is written in one copy before each launch ([graph.py](../minitransformer/graph.py)). On one
+# NVIDIA H200 a step of the small translator took 12.9 ms launch by launch, nearly all of it Python that asks, and 1.3 ms
+# recorded.
 #
 # ## The same training
 #

@@ -458,7 +458,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     Figures and a picture go into the folder of a run.
     """
     from . import checkpoint
-    from .bench import attention, decoding, profile, run, scaling, stability
+    from .bench import attention, decoding, gpu, profile, run, scaling, stability
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -489,7 +489,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         result = profile.profiles(arguments.config, 8 if quick else 60, progress)
     else:
         rounds = arguments.rounds if arguments.rounds is not None else 2 if quick else 9
-        what, measure = (decoding, decoding.decoding) if arguments.what == "decoding" else (run, run.bench)
+        beside = {"step": (run, run.bench), "decoding": (decoding, decoding.decoding), "gpu": (gpu, gpu.bench)}
+        what, measure = beside[arguments.what]
         result = measure(arguments.peers, arguments.config, rounds, progress)
     folder = _new_run("bench", arguments.out)
     checkpoint.write_json(folder / "result.json", result)
@@ -638,9 +639,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", nargs="?", help="only names that contain this")
     _common(check, run_gradcheck)
     timing = command("bench", "time a training step beside PyTorch, JAX and others", "bench --config reversal --quick")
-    kinds = ("step", "decoding", "attention", "stability", "scaling", "profile")
+    kinds = ("step", "decoding", "attention", "stability", "scaling", "profile", "gpu")
     timing.add_argument("what", nargs="?", choices=kinds, default="step", help="default: step")
-    timing.add_argument("--peers", help="ours,book,torch,torch-adam,torch-compile,jax,hips (default: all installed)")
+    timing.add_argument(
+        "--peers",
+        help="ours,book,torch,torch-adam,torch-compile,jax,hips; of gpu ours,ours-eager,book,torch,torch-graph,"
+        "torch-compile,jax (default: all installed)",
+    )
     timing.add_argument("--config", help="reversal,gpt-small,gpt-large; of decoding small,gpt2-small (default: all)")
     timing.add_argument("--rounds", type=int, help="turns of all peers (default: 9)")
     timing.add_argument("--quick", action="store_true", help="two rounds, to see it work")

@@ -7,6 +7,7 @@ key of the dropout) lies in one array on the device that is written before each 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ class Live:
         self.host = np.zeros(words, dtype=np.int64)
         self.device = backend.xp().zeros(words, dtype=np.int64)
         self.used = 0
+        self.sent: set[int] = set()  # which arrays of the batch
         self.writers: list[tuple[np.ndarray, Callable[[], Any]]] = []
 
     def _room(self, count: int) -> tuple[int, np.ndarray]:
@@ -48,6 +50,7 @@ class Live:
                 raise RuntimeError(
                     "a graph is given the arrays of a batch, int64, as they are; write --set graph=false"
                 )
+            self.sent.add(index)
             start, room = self._room(array.size)
             self.writers.append((room.view(array.dtype), lambda i=index: self.batch[i].ravel()))  # type: ignore[misc]
             views.append(self.device[start : self.used].view(array.dtype).reshape(array.shape))
@@ -60,34 +63,43 @@ class Live:
         self.device[: self.used] = backend.xp().asarray(self.host[: self.used])  # by pinned memory: nobody waits
 
 
+SHAPES = 64  # of batches, of which a graph is kept; steps of others are taken as usual
+
+
 class GraphedStep:
     """Take training steps, by a graph where one was recorded for batches of that shape.
 
-    step(*arrays) → (loss, tokens, norm) takes a step on a GPU without waiting for it; count(): notes on the host that
-    the optimizer took one; tokens(*arrays) counts the tokens of a batch. The first step of a shape is taken as usual,
-    the second is recorded. Arrays of the batch are int64.
+    step(*arrays) → (loss, tokens, norm) takes a step of `optimizer` on a GPU without waiting for it; tokens(*arrays)
+    counts the tokens of a batch. The first step of a shape is taken as usual, the second is recorded. Arrays of the
+    batch are int64.
+
+    With `may_fail`, a step that cannot be recorded (its loss waits for the GPU, say) is taken as usual, and so are all
+    after it; without it, it raises what CuPy says.
     """
 
-    def __init__(self, step: Step, count: Callable[[], None], tokens: Callable[..., int]):
-        self.step, self.count, self.tokens = step, count, tokens
+    def __init__(self, step: Step, optimizer: Any, tokens: Callable[..., int], may_fail: bool = False):
+        self.step, self.optimizer, self.tokens, self.may_fail = step, optimizer, tokens, may_fail
         xp = backend.xp()
         self.stream, self.pool = xp.cuda.Stream(non_blocking=True), xp.cuda.MemoryPool()
         self.seen: set[tuple] = set()  # shapes of batches
+        self.most = SHAPES
         self.graphs: dict[tuple, tuple[Any, Live, Any, Any]] = {}
 
     def __call__(self, *arrays: np.ndarray) -> tuple[Any, int, Any]:
         """Take a step; the loss (0-d) and the norm are arrays of their own."""
         shape = tuple([a.shape for a in arrays])
-        if shape not in self.seen:
+        known = shape in self.graphs
+        if not known and (shape not in self.seen or len(self.graphs) >= self.most):
             self.seen.add(shape)
             return self.step(*arrays)
         outer = backend.xp().cuda.get_current_stream()
         self.stream.wait_event(outer.record())
         with self.stream:
-            if shape in self.graphs:
-                self.count()
-            else:
-                self.graphs[shape] = self._record(arrays)
+            if known:
+                self.optimizer.count()  # the graph does the rest
+            elif not self._recorded(shape, arrays):
+                with outer:
+                    return self.step(*arrays)
             graph, live, loss, norm = self.graphs[shape]
             live.batch = list(arrays)
             live.write()
@@ -96,13 +108,36 @@ class GraphedStep:
         outer.wait_event(self.stream.record())
         return loss, self.tokens(*arrays), report[0]
 
+    def _recorded(self, shape: tuple, arrays: Sequence[np.ndarray]) -> bool:
+        """Record a step for batches of a shape; tell whether that could be done."""
+        before = backend.random_state(), self.optimizer.counts()
+        try:
+            self.graphs[shape] = self._record(arrays)
+        except Exception:
+            if not self.may_fail:
+                raise
+            self.most = 0
+            self.pool.free_all_blocks()
+            backend.set_random_state(*before[0])
+            self.optimizer.recount(before[1])
+        return shape in self.graphs
+
     def _record(self, arrays: Sequence[np.ndarray]) -> tuple[Any, Live, Any, Any]:
         """Record a step. Its arrays live in a pool of their own, which nobody else may write into between launches."""
         live = Live(arrays, sum(a.size for a in arrays) + 256)
+        backend.xp().get_default_memory_pool().free_all_blocks()  # what the step before took is needed here now
         with backend.xp().cuda.using_allocator(self.pool.malloc), backend.recording(live):
             self.stream.begin_capture()
             try:
                 loss, _, norm = self.step(*arrays)
-            finally:
-                graph = self.stream.end_capture()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # what broke the capture is what is to be told
+                    self.stream.end_capture()
+                raise
+            graph = self.stream.end_capture()
+        if len(live.sent) < len(arrays):
+            raise RuntimeError(
+                f"a graph is given all arrays of a batch by backend.send; it got {len(live.sent)} of {len(arrays)}; "
+                "write --set graph=false"
+            )
         return graph, live, loss, norm

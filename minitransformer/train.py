@@ -75,7 +75,7 @@ class TrainConfig(LayersConfig):
     checkpoint_every: int = 250
     validate_every: int = 250
     precision: str = "float32"  # of products: float32, tf32 (on a GPU) or float16 (with a scaled loss)
-    graph: bool = False  # record the step as a CUDA graph, for each shape of a batch (on one GPU)
+    graph: bool | str = "auto"  # record the step as a CUDA graph, for each shape of a batch; auto: where it can be
     workers: int = 0  # processes that share a step; 0: as many as there are cores (written down when the run begins)
 
     def __post_init__(self) -> None:
@@ -109,16 +109,16 @@ class TrainConfig(LayersConfig):
             raise ValueError(f"lr_floor is at most learning_rate; got {came}; write lr_floor=0")
         if self.precision == "tf32" and self.backend == "numpy":
             raise ValueError("precision=tf32 is for a GPU; got backend=numpy; write precision=float32")
-        if not isinstance(self.graph, bool):
-            raise ValueError(f"graph is true or false; got {self.graph!r}; write graph=true")
-        if self.graph and (self.backend == "numpy" or self.precision == "float16"):
+        if not isinstance(self.graph, bool) and self.graph != "auto":
+            raise ValueError(f"graph is true, false or auto; got {self.graph!r}; write graph=auto")
+        if self.graph is True and (self.backend == "numpy" or self.precision == "float16"):
             came = f"backend={self.backend}, precision={self.precision}"
             raise ValueError(f"graph=true is for a GPU, without a scaled loss; got {came}; write graph=false")
-        if self.graph and self.accumulate > 1:
+        if self.graph is True and self.accumulate > 1:
             raise ValueError(
                 f"graph=true records steps of one batch; got accumulate={self.accumulate}; write graph=false"
             )
-        if self.graph and self.spike:
+        if self.graph is True and self.spike:
             came = f"spike={self.spike}, graph=true"
             raise ValueError(f"spike has to know each loss before its step; got {came}; write spike=0")
 
@@ -252,10 +252,16 @@ class Log:
         self.file.close()
 
 
-def _graphed(workers: Any, gradients: _Gradients, optimizer: Any, task: Task) -> GraphedStep:
-    """Return what takes whole steps by a graph."""
-    if not isinstance(workers, Workers):
+def _graphed(
+    workers: Any, gradients: _Gradients, optimizer: Any, task: Task, config: TrainConfig
+) -> GraphedStep | None:
+    """Return what takes whole steps by a graph; None where steps are taken one launch after another."""
+    can = config.backend == "cupy" and config.precision != "float16" and config.accumulate == 1 and not config.spike
+    alone, wanted = isinstance(workers, Workers), config.graph is True
+    if wanted and not alone:
         raise ValueError("graph=true is for one process; got several ranks; write graph=false")
+    if not (wanted or (config.graph == "auto" and can and alone)):
+        return None
 
     def step(*arrays: Any) -> tuple[Any, int, Any]:
         loss, tokens = workers.backward(*arrays)
@@ -263,7 +269,7 @@ def _graphed(workers: Any, gradients: _Gradients, optimizer: Any, task: Task) ->
         optimizer.step()
         return loss, tokens, norm
 
-    return GraphedStep(step, optimizer.count, task.tokens)
+    return GraphedStep(step, optimizer, task.tokens, may_fail=not wanted)
 
 
 class Silence:
@@ -381,7 +387,7 @@ def train(
         silent = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         with silent, _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
             model.train()
-            graphed = _graphed(workers, gradients, optimizer, task) if config.graph else None
+            graphed = _graphed(workers, gradients, optimizer, task, config)
             if writes:
                 if begin is not None:
                     begin()

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
+from minitransformer.figures import BROWSERS
 
 
 @pytest.fixture
@@ -93,6 +95,20 @@ def scipy_special():
     return _oracle("scipy.special")
 
 
+def no_browser(reason):
+    """Skip a test that needs a browser, or fail where MINITRANSFORMER_BROWSER=required."""
+    if os.environ.get("MINITRANSFORMER_BROWSER") == "required":
+        pytest.fail(f"MINITRANSFORMER_BROWSER=required, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser_binary():
+    """The path of Chromium; tests that need it are skipped where it is absent."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found or no_browser("Chromium is not installed: apt-get install chromium")
+
+
 # What is about the host alone: its processes, its clock, the source text.
 HOST_ONLY = (
     "tests/bench/", "tests/test_parallel.py", "tests/test_house.py", "tests/test_gradcheck.py", "tests/data/test_tok",
@@ -102,15 +118,18 @@ HOST_ONLY = (
 )  # fmt: skip
 
 
+ON_A_GPU_TOO = ("tests/bench/test_gpu", "tests/bench/test_on_gpu")
 TOO_LONG_FOR_THE_MOCK = ("tests/test_tasks.py",)  # trains until something is learned; on a GPU it runs
 
 
 def pytest_collection_modifyitems(config, items):
     """Mark what asks for an oracle, so that `pytest -m oracle` finds it; leave out what no backend changes."""
     if config.getoption("--backend") == "cupy":
-        out = HOST_ONLY + (TOO_LONG_FOR_THE_MOCK if _on_mock() else ())
-        config.hook.pytest_deselected(items=[i for i in items if i.nodeid.startswith(out)])
-        items[:] = [i for i in items if not i.nodeid.startswith(out)]
+        names = HOST_ONLY + (TOO_LONG_FOR_THE_MOCK if _on_mock() else ())
+        out = [i for i in items if i.nodeid.startswith(names) and not i.nodeid.startswith(ON_A_GPU_TOO)]
+        config.hook.pytest_deselected(items=out)
+        left = set(out)
+        items[:] = [i for i in items if i not in left]
     for item in items:
         if {"torch", "transformers", "scipy_special"} & set(item.fixturenames):
             item.add_marker("oracle")

@@ -223,8 +223,9 @@ def start(folder, *words):
 @needs_mpi
 def test_ctrl_c_stops_all_ranks_at_one_step(tmp_path):
     process = start(tmp_path)
-    while "step" not in process.stderr.readline():
-        pass
+    for line in process.stderr:  # it ends where the ranks do
+        if "step" in line:
+            break
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and rest.count("the checkpoint is written; go on with") == 1
@@ -235,6 +236,7 @@ def test_ctrl_c_stops_all_ranks_at_one_step(tmp_path):
 def test_a_rank_that_is_killed_ends_the_others_and_the_run_can_go_on(tmp_path):
     process = start(tmp_path, "--set=checkpoint_every=5")
     while not (tmp_path / "r/checkpoint").exists() or not checkpoint.checkpoints(tmp_path / "r/checkpoint"):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     ranks = [p for p in children_of(process.pid) if "minitransformer" in Path(f"/proc/{p}/cmdline").read_text()]
     os.kill(ranks[-1], signal.SIGKILL)

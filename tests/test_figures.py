@@ -51,7 +51,7 @@ def test_without_a_browser_nothing_is_begun(tmp_path, monkeypatch, names):
 
 
 @pytest.mark.browser
-def test_a_step_is_drawn_as_a_browser_shows_it(tmp_path):
+def test_a_step_is_drawn_as_a_browser_shows_it(tmp_path, browser_binary):
     figures.make(["step"], tmp_path, tmp_path)
     picture = plt.imread(tmp_path / "step" / "attention.png")
     assert picture.shape[:2] == (1050, 1770) and (picture[..., :3].min(axis=-1) < 0.5).mean() > 0.02  # ink

@@ -1,13 +1,14 @@
 """A recorded step does what the step itself does, with each step's own batch, learning rate and dropout."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer import backend, checkpoint, tasks
-from minitransformer.graph import Live
+from minitransformer import backend, checkpoint, graph, tasks
+from minitransformer.graph import GraphedStep, Live
 from minitransformer.train import train
 from tests import hostcuda
 
@@ -22,10 +23,13 @@ def few(monkeypatch):
     monkeypatch.setattr(tasks, "VALIDATED", 4)
 
 
-def trained(folder, **settings):
+def trained(folder, name="reversal", change=None, **settings):
     folder.mkdir()
-    config = tasks.make_config("reversal", {**TINY, **settings})
-    train(tasks.make_task(config), config, folder, quiet=True)
+    config = tasks.make_config(name, {**TINY, **settings})
+    task = tasks.make_task(config)
+    if change is not None:
+        task.loss = functools.partial(change, task, task.loss)
+    train(task, config, folder, quiet=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return lines, checkpoint.load_checkpoint(folder / "checkpoint")[0]
 
@@ -41,6 +45,85 @@ def test_a_recorded_run_is_the_same_to_the_bit(settings, tmp_path):
     (plain, a), (graphed, b) = (trained(tmp_path / str(g), graph=g, **settings) for g in (False, True))
     for x, y in zip(plain, graphed, strict=True):
         assert (x["step"], x["loss"], x["grad_norm"], x["lr"]) == (y["step"], y["loss"], y["grad_norm"], y["lr"])
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+PAIRS = "".join(f"{a}\t{a[::-1]}\n" for a in ("one two", "three", "four five six", "seven", "eight nine", "ten") * 4)
+
+
+@on_cupy
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("numbers", {"label_smoothing": 0.1, "positions": "rotary", "norm": "post"}),
+        ("translate", {"loss_chunk": 5, "tie_embeddings": "all"}),
+        ("lm", {"positions": "alibi", "activation": "gelu_tanh", "schedule": "cosine"}),
+        ("lm", {"positions": "relative", "precision": "tf32", "weight_decay": 0.1}),
+    ],
+    ids=str,
+)
+def test_by_default_every_task_is_recorded_and_ends_in_the_same_bits(name, settings, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "pairs.tsv").write_text(PAIRS)
+    where = {"lm": {"text": str(tmp_path / "text.txt")}, "translate": {"pairs": str(tmp_path / "pairs.tsv")}}
+    settings = {**settings, **where.get(name, {})}
+    recorded = []
+    record = GraphedStep._record
+    monkeypatch.setattr(GraphedStep, "_record", lambda *args: recorded.append(1) or record(*args))
+    plain, a = trained(tmp_path / "plain", name, graph=False, **settings)
+    assert not recorded
+    graphed, b = trained(tmp_path / "graphed", name, **settings)
+    assert recorded
+    for x, y in zip(plain, graphed, strict=True):
+        assert (x["step"], x["loss"], x["grad_norm"]) == (y["step"], y["loss"], y["grad_norm"])
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def waits(task, loss, *arrays):
+    value, tokens = loss(*arrays)
+    return value * float(mt.ops.mean(value * 0 + 1).item()), tokens  # a number that the host waits for
+
+
+def copies(task, loss, *arrays):
+    value, tokens = loss(*[a.copy() for a in arrays])  # another array than the graph would write
+    return value, tokens
+
+
+def keeps_one_back(task, loss, *arrays):
+    return loss(*backend.recorder().batch[:1] * len(arrays)) if backend.recorder() else loss(*arrays)
+
+
+def has_no_room(task, loss, *arrays):
+    if backend.recorder():
+        import cupy
+
+        raise cupy.cuda.memory.OutOfMemoryError(1, 2)
+    return loss(*arrays)
+
+
+@on_cupy
+@pytest.mark.parametrize("change", [has_no_room, waits, copies, keeps_one_back])
+def test_what_cannot_be_recorded_is_taken_as_usual(change, tmp_path):
+    """To the same bits, dropout included; and where a graph was asked for, the run says why there is none."""
+    (plain, a), (usual, b) = (trained(tmp_path / f"{g}", change=change, graph=g) for g in (False, "auto"))
+    assert [x["loss"] for x in plain] == [x["loss"] for x in usual]
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+    with pytest.raises((RuntimeError, ValueError, MemoryError)):
+        trained(tmp_path / "asked", change=change, graph=True)
+
+
+@on_cupy
+def test_beyond_so_many_shapes_steps_are_taken_as_usual(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "SHAPES", 1)
+    kept = []
+    record = GraphedStep._record
+    monkeypatch.setattr(GraphedStep, "_record", lambda *args: kept.append(1) or record(*args))
+    (plain, a), (graphed, b) = (trained(tmp_path / f"{g}", graph=g, steps=16) for g in (False, True))
+    assert len(kept) == 1 and [x["loss"] for x in plain] == [x["loss"] for x in graphed]
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 
@@ -70,7 +153,7 @@ def test_a_recorded_step_is_one_launch_and_one_copy(tmp_path, monkeypatch):
     "settings, text",
     [
         ({"backend": "numpy", "graph": True}, "graph=true is for a GPU"),
-        ({"graph": "yes"}, "graph is true or false"),
+        ({"graph": "yes"}, "graph is true, false or auto; got 'yes'; write graph=auto"),
         ({"graph": True, "precision": "float16"}, "without a scaled loss"),
         ({"graph": True, "spike": 4}, "spike has to know each loss before its step; got spike=4, graph=true"),
         ({"graph": True, "accumulate": 2}, "records steps of one batch; got accumulate=2; write graph=false"),

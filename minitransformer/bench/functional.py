@@ -102,11 +102,38 @@ class Jax:
 
         self.run = run
 
-    def step(self, *arrays: Any) -> float:
-        """Train on one batch and return its loss."""
+    def launch(self, *arrays: Any) -> Any:
+        """Train on one batch and return its loss, which may still be on its way."""
         self.t += 1
         value, self.state = self.run(self.state, float(self.t), tuple(a.astype("int32") for a in arrays))
-        return float(value)
+        return value
+
+    def step(self, *arrays: Any) -> float:
+        """Train on one batch and return its loss."""
+        return float(self.launch(*arrays))
+
+
+class JaxOnGpu(Jax):
+    """The same on a GPU, in full float32, as the other peers there."""
+
+    def __init__(self, c: BenchConfig, weights: dict[str, Any]):
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")  # else TensorFloat-32
+        self.device = jax.devices("gpu")[0]
+        super().__init__(c, weights)
+
+    step = Jax.launch
+
+    def wait(self) -> None:
+        """Wait until the last step is done."""
+        import jax
+
+        jax.block_until_ready(self.state)
+
+    def memory(self) -> int:
+        """Return the most bytes that arrays took on the device."""
+        return int((self.device.memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
 class Hips:

@@ -137,3 +137,60 @@ class PyTorch:
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+
+class PyTorchOnGpu:
+    """A step of PyTorch on a GPU, in full float32. recorded: as a CUDA graph, with the batch copied into its place."""
+
+    def __init__(self, c: BenchConfig, weights: dict[str, Any], recorded: bool = False, compiled: bool = False):
+        self.model: Any = (GPT(c) if c.kind == "gpt" else Seq2Seq(c)).cuda()
+        self.weights = {name: torch.tensor(value) for name, value in weights.items()}
+        self.model.load_state_dict(self.weights)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True, capturable=recorded)
+        self.run = torch.compile(self.model) if compiled else self.model
+        self.recorded = recorded
+        self.graph: Any = None
+
+    def _train(self, *arrays: torch.Tensor) -> torch.Tensor:
+        *inputs, target = arrays
+        loss = F.cross_entropy(self.run(*inputs).flatten(0, 1), target.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _record(self, batch: list[torch.Tensor]) -> None:
+        """Record a step, after some on a stream of their own, as PyTorch asks for, which are undone."""
+        self.batch, stream = [t.clone() for t in batch], torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._train(*self.batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.model.load_state_dict(self.weights)
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = self._train(*self.batch)
+
+    def step(self, *arrays: Any) -> torch.Tensor:
+        """Train on one batch and return its loss, which nobody has waited for."""
+        batch = [torch.from_numpy(a).pin_memory().to("cuda", non_blocking=True) for a in arrays]
+        if not self.recorded:
+            return self._train(*batch)
+        if self.graph is None:
+            self._record(batch)
+        for place, new in zip(self.batch, batch, strict=True):
+            place.copy_(new)
+        self.graph.replay()
+        return self.loss.clone()
+
+    def wait(self) -> None:
+        """Wait until the GPU has done all that was asked of it."""
+        torch.cuda.synchronize()
+
+    def memory(self) -> int:
+        """Return the most bytes that were kept on the device."""
+        return torch.cuda.max_memory_reserved()

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,14 @@ PAUSE = 0.3  # seconds between peers
 COMPARED = 5  # steps whose losses have to agree
 AGREE = 1e-4  # nats per token
 REFERENCE = ("torch", "torch-adam", "ours")  # what ratios are to: the first of these that takes part
+
+
+class Place(NamedTuple):
+    """Where peers run: which there are, the module of their processes, and how the rate of products is measured."""
+
+    peers: dict[str, Any]
+    module: str
+    rate: Callable[[], float]
 
 
 class Peer:
@@ -113,15 +121,20 @@ def summarise(rounds: dict[str, list[float]], reference: str, share: float = 1.0
     return result
 
 
-def start(names: list[str], config: str, weights: Path, progress: Any) -> tuple[list[Peer], dict, dict]:
+CPU = Place(PEERS, "minitransformer.bench.peer", gemm_rate)
+
+
+def start(
+    names: list[str], config: str, weights: Path, progress: Any, place: Place = CPU
+) -> tuple[list[Peer], dict, dict]:
     """Start the peers and take their first steps; return those that run, their losses, and why others failed.
 
     Raises RuntimeError where all fail.
     """
     peers, losses, failed = [], {}, {}
     for name in names:
-        progress(f"{config}: first steps of {PEERS[name][3]}")
-        peer = Peer(name, config, str(weights))
+        progress(f"{config}: first steps of {place.peers[name][3]}")
+        peer = Peer(name, config, str(weights), module=place.module)
         try:
             losses[name] = peer.run(COMPARED)["losses"]
             peers.append(peer)
@@ -161,16 +174,16 @@ def take_turns(peers: list[Peer], config: str, rounds: int, progress: Any) -> tu
     return times, memory
 
 
-def compare(names: list[str], config: str, rounds: int, progress: Any) -> dict[str, Any]:
+def compare(names: list[str], config: str, rounds: int, progress: Any, place: Place = CPU) -> dict[str, Any]:
     """Time one configuration and return its figures: losses first, then rounds in turns.
 
     A peer whose first steps fail is reported and left out. Raises RuntimeError where all fail, or one fails later.
     """
-    c, before = configs.CONFIGS[config], gemm_rate()
+    c, before = configs.CONFIGS[config], place.rate()
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npz"
         np.savez(weights, **configs.weights(c))  # type: ignore[arg-type]
-        peers, losses, failed = start(names, config, weights, progress)
+        peers, losses, failed = start(names, config, weights, progress, place)
         try:
             times, memory = take_turns(peers, config, rounds, progress)
         finally:
@@ -178,7 +191,7 @@ def compare(names: list[str], config: str, rounds: int, progress: Any) -> dict[s
                 peer.close()
     reference = next(name for name in (*REFERENCE, *losses) if name in losses)
     apart = {n: float(np.abs(np.subtract(values, losses[reference])).max()) for n, values in losses.items()}
-    flops, rate = configs.product_flops(c), max(before, gemm_rate())  # a busy moment only lowers it
+    flops, rate = configs.product_flops(c), max(before, place.rate())  # a busy moment only lowers it
     figures = summarise(times, reference)
     for name, row in figures.items():
         row["tokens_per_second"] = c.tokens / row["seconds"]
@@ -206,8 +219,15 @@ def bench(peers: str | None, names: str | None, rounds: int, progress: Any) -> d
 
 def table(result: dict[str, Any]) -> list[str]:
     """Return a result as lines to print."""
+    lines = step_lines(result["configs"], PEERS)
+    lines += [f"not installed: {PEERS[name][3]} ({how})" for name, how in result["not_installed"].items()]
+    return lines
+
+
+def step_lines(compared: list[dict[str, Any]], known: dict[str, Any], digits: int = 1) -> list[str]:
+    """Return what was compared as lines to print."""
     lines = []
-    for c in result["configs"]:
+    for c in compared:
         agree = "losses agree" if c["losses_agree"] else f"LOSSES DIFFER by more than {AGREE} nats/token"
         lines += [
             f"{c['config']}: {c['flops'] / 1e9:.2f} GFLOP of products a step; {agree} over {COMPARED} steps",
@@ -215,12 +235,11 @@ def table(result: dict[str, Any]) -> list[str]:
         ]
         for name, row in sorted(c["peers"].items(), key=lambda item: item[1]["ratio"]):
             lines.append(
-                f"  {PEERS[name][3]:<42}{1e3 * row['seconds']:>9.1f}{row['ratio']:>8.2f}"
+                f"  {known[name][3]:<42}{1e3 * row['seconds']:>9.{digits}f}{row['ratio']:>8.2f}"
                 f"{row['least']:>8.2f}–{row['greatest']:.2f}{row['tokens_per_second']:>11,.0f}"
                 f"{row['memory'] / 2**20:>5.0f} MiB{100 * row['of_gemm_rate']:>7.0f} %"
             )
-        lines += [f"  failed: {PEERS[name][3]}: {why}" for name, why in c["failed"].items()]
-    lines += [f"not installed: {PEERS[name][3]} ({how})" for name, how in result["not_installed"].items()]
+        lines += [f"  failed: {known[name][3]}: {why}" for name, why in c["failed"].items()]
     return lines
 
 

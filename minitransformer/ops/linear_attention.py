@@ -9,6 +9,7 @@ from ..backend import Array, namespace
 from ..tensor import as_array, primitive
 from .elementwise import where
 from .mask import boolean, causal_mask, check_attention
+from .precision import all_half, autocast, narrow, wide
 from .shape import concatenate
 
 CHUNK = 64  # queries whose scores among themselves are made at once
@@ -55,14 +56,21 @@ def linear_attention(q: Any, k: Any, v: Any, key_mask: Any = None, causal: bool 
 
     The sums are matrices (K, Kᵥ), made once; time and memory are those of T·K·Kᵥ and no longer of T·S. Its weights are
     smoother than a softmax's and cannot be all but one-hot. Causal sums grow chunk by chunk of queries, many of
-    which are computed at once; inside a chunk scores are made. The last query stands at the last key.
+    which are computed at once; inside a chunk scores are made. The last query stands at the last key. Half precision is
+    added up in float32.
     Raises ValueError for shapes and settings, TypeError for a mask that is not boolean. Katharopoulos et al. 2020,
     arXiv:2006.16236 (whose code adds 1e-6 to the denominator; here a row without keys gives zeros).
     """
     _check(q, k, v, key_mask, causal)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is a number of queries of at least 1; got {chunk!r}; write chunk={CHUNK}")
-    q, k = _features(q, k, key_mask)
+    with autocast(False):
+        y = _mix(*_features(wide(q), wide(k), key_mask), wide(v), causal, chunk)
+    return narrow(y, all_half(q, k, v))
+
+
+def _mix(q: Any, k: Any, v: Any, causal: bool, chunk: int) -> Any:
+    """Mix the values by products of features."""
     t, s = q.shape[-2], k.shape[-2]
     if not causal:
         return _shares(q @ (k.swapaxes(-1, -2) @ v), q @ k.sum(axis=-2, keepdims=True).swapaxes(-1, -2))

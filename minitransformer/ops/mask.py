@@ -36,11 +36,18 @@ def causal_mask(queries: int, keys: int, xp: Any) -> Array:
 
 
 def boolean(mask: Any) -> Array | None:
-    """Return a mask as an array. Raises TypeError for one that is not boolean."""
+    """Return a mask as an array. Raises TypeError for one that is none, or not boolean."""
     mask = as_array(mask)
+    _is_array("mask", mask)
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"a mask is boolean, True = may look; got {mask.dtype}; write mask.astype(bool)")
     return mask
+
+
+def _is_array(name: str, value: Any) -> None:
+    """Raise TypeError for a list of numbers where an array belongs."""
+    if value is not None and not hasattr(value, "dtype"):
+        raise TypeError(f"a {name} is an array; got a {type(value).__name__}; write np.array({name})")
 
 
 def check_attention(
@@ -58,6 +65,7 @@ def check_attention(
     if not lead == of_k[:-2] == of_v[:-2]:
         lead = _shared_lead(of_q, of_k, of_v)
     for name, x in (("mask", mask), ("bias", bias)):
+        _is_array(name, x)
         if x is not None and not _broadcasts(x.shape, (*lead, t, s)):
             came = f"{tuple(x.shape)} for scores {(*lead, t, s)}"
             raise ValueError(f"a {name} broadcasts to (..., T, S), in each axis 1 or all; got {came}; match its axes")

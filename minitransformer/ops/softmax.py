@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backend import Array, backend_of, namespace
 from ..tensor import as_array, primitive
+from .mask import boolean
 from .precision import all_half, narrow, raised, wide
 
 Made = tuple[Array, Callable]
@@ -46,9 +47,7 @@ def softmax(x: Any, axis: int = -1, mask: Any = None) -> Any:
     Subtracting the maximum changes nothing but the overflow. A row whose mask is False throughout gives zeros,
     and zero gradient. Raises TypeError for a mask that is not boolean.
     """
-    if mask is not None and mask.dtype != bool:
-        raise TypeError(f"a mask is boolean, True = may look; got {mask.dtype}; write mask.astype(bool)")
-    return _softmax(x, mask, axis=axis)
+    return _softmax(x, boolean(mask), axis=axis)
 
 
 @primitive

@@ -159,9 +159,18 @@ class Optimizer:
     def count(self) -> None:
         """Note a step that was taken for it: a recorded one (graph.py) updates the parameters by itself."""
         self.step_count += 1
-        for state in self.state:
-            if state:
-                state["step"] += 1
+        for state in filter(None, self.state):
+            state["step"] += 1
+
+    def counts(self) -> tuple[int, list[int]]:
+        """Return how many steps were taken, in all and for each parameter."""
+        return self.step_count, [state.get("step", 0) for state in self.state]
+
+    def recount(self, counts: tuple[int, list[int]]) -> None:
+        """Go back to earlier `counts`, after a step whose work was asked for and never done."""
+        self.step_count = counts[0]
+        for state, step in zip(self.state, counts[1], strict=True):
+            state.update(step=step) if step else state.clear()
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""

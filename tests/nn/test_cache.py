@@ -27,7 +27,8 @@ def rows_are_those_of_the_full_forward(model, ids, chunks):
         for n in chunks:
             rows.append(model(ids[:, read : read + n], caches=caches).numpy())
             read += n
-    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=2e-6 * np.abs(full).max())
+    # cuBLAS adds up in another order for other shapes: 2.6e-6 was seen on a GPU.
+    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=5e-6 * np.abs(full).max())
     return caches
 
 
@@ -94,7 +95,8 @@ def test_a_decoder_with_a_cache_writes_the_same_rows(positions, rng):
         full = model.decode(target, memory, mask).numpy()
         caches = model.decoder.new_caches()
         rows = [model.decode(target[:, i : i + 1], memory, mask, caches=caches).numpy() for i in range(9)]
-    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=2e-6 * np.abs(full).max())
+    # cuBLAS adds up in another order for other shapes: 2.6e-6 was seen on a GPU.
+    np.testing.assert_allclose(np.concatenate(rows, axis=1), full, rtol=0, atol=5e-6 * np.abs(full).max())
     assert all(c.past.length == 9 and c.memory.length == 7 for c in caches)
 
 

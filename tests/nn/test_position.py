@@ -76,13 +76,15 @@ def test_rotary_is_llamas_scaled_too(scaling, start, transformers, torch, rng):
 
 @pytest.mark.parametrize("start", [0, 5])
 def test_neighbours_turn_as_in_gpt_j(start, transformers, torch, rng):
-    from transformers.models.gptj.modeling_gptj import GPTJConfig, GPTJRotaryEmbedding, apply_rotary_pos_emb
+    from transformers.models.gptj import modeling_gptj as gptj
 
-    rotary = GPTJRotaryEmbedding(GPTJConfig(n_embd=24, n_head=3, rotary_dim=8, n_positions=16))
+    if not hasattr(gptj, "GPTJRotaryEmbedding"):
+        pytest.skip("this version of transformers has no GPTJRotaryEmbedding")
+    rotary = gptj.GPTJRotaryEmbedding(gptj.GPTJConfig(n_embd=24, n_head=3, rotary_dim=8, n_positions=16))
 
     def theirs(x):  # their heads stand behind the positions
         x = x.transpose(1, 2)
-        return apply_rotary_pos_emb(x, *rotary(x, torch.arange(start, start + 7)[None])).transpose(1, 2)
+        return gptj.apply_rotary_pos_emb(x, *rotary(x, torch.arange(start, start + 7)[None])).transpose(1, 2)
 
     ours = nn.RotaryPositions(8, 16, pairing="neighbours")
     same_value_and_gradient(lambda x: ours(x, start), theirs, rng.standard_normal((2, 3, 7, 8)), torch, rng)

@@ -74,6 +74,19 @@ def test_without_any_key_there_is_nothing_to_mix(rng):
     assert not y.any()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_precision_has_room_for_a_sum_over_many_keys(causal, rng):
+    """70,000 features of about 1: half precision ends at 65,504."""
+    k, v = (rng.standard_normal((70_000, 2)).astype("float16") for _ in range(2))
+    q = mt.tensor(rng.standard_normal((3, 2)).astype("float16"), requires_grad=True)
+    y = ops.linear_attention(q, k, v, causal=causal)
+    wide = ops.linear_attention(*[a.astype("float32") for a in (q.numpy(), k, v)], causal=causal)
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y.numpy(), wide, rtol=2e-3, atol=1e-5)
+    y.sum().backward()
+    assert q.grad.numpy().dtype == np.float16 and np.isfinite(q.grad.numpy()).all()
+
+
 def test_far_below_zero_a_feature_is_small_and_not_lost():
     x = np.array([-30.0], "float32")
     np.testing.assert_allclose(ops.positive_features(x), np.exp(x), rtol=1e-6)  # elu(x) + 1 would give 0

@@ -38,6 +38,17 @@ def test_a_mask_is_an_array_of_booleans():
         boolean(np.ones(3))
 
 
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_a_list_is_no_mask(blockwise, rng):
+    q, rows = rng.standard_normal((2, 3)), [[True, False], [True, True]]
+    with pytest.raises(TypeError, match=r"^a mask is an array; got a list; write np.array\(mask\)$"):
+        ops.scaled_dot_product_attention(q, q, q, mask=rows, blockwise=blockwise)
+    with pytest.raises(TypeError, match="a bias is an array; got a list"):
+        ops.scaled_dot_product_attention(q, q, q, bias=[[0.0, 1.0], [1.0, 0.0]], blockwise=blockwise)
+    with pytest.raises(TypeError, match="a mask is an array; got a list"):
+        ops.softmax(rng.standard_normal((2, 2)), mask=rows)
+
+
 WHOLE = (2, 3, 5, 7)  # of the scores
 
 

@@ -2,18 +2,11 @@
 
 import importlib
 import json
-import os
 import shutil
 
 import pytest
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-
-
-def _missing(reason):
-    if os.environ.get("MINITRANSFORMER_BROWSER") == "required":
-        pytest.fail(f"MINITRANSFORMER_BROWSER=required, but {reason}")
-    pytest.skip(reason)
+from tests.conftest import no_browser
 
 
 @pytest.fixture(scope="session")
@@ -22,18 +15,17 @@ def selenium():
     try:
         return importlib.import_module("selenium.webdriver")
     except ImportError:
-        _missing("selenium is not installed: pip install 'minitransformer[browser]'")
+        no_browser("selenium is not installed: pip install 'minitransformer[browser]'")
 
 
 @pytest.fixture(scope="session")
-def chromium(selenium):
+def chromium(selenium, browser_binary):
     """One browser for all tests."""
-    binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
     steering = shutil.which("chromedriver")
-    if binary is None or steering is None:
-        _missing("chromium and chromedriver are not installed: apt-get install chromium chromium-driver")
+    if steering is None:
+        no_browser("chromedriver is not installed: apt-get install chromium-driver")
     options = selenium.ChromeOptions()
-    options.binary_location = binary
+    options.binary_location = browser_binary
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
