@@ -334,3 +334,16 @@ def test_a_strip_is_as_large_as_the_memory_lets_it(monkeypatch):
     for memory, scores in ((80 << 30, 80 << 20), (1 << 40, 1 << 27)):
         monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda m=memory: (0, m))
         assert blockwise.scores_at_once.__wrapped__(0) == scores
+
+
+@on_cupy
+@pytest.mark.parametrize("kind", ["int32", "int64", "uint8"])
+def test_rows_are_looked_up_as_cupy_does(kind, rng):
+    """Also ids that no table has: the host does not wait to be told of them, but no other memory is read."""
+    import cupy
+
+    weight = mt.tensor(rng.standard_normal((7, 12)))
+    ids = cupy.asarray(np.array([[0, 6, 7], [255, 200, 3]] if kind == "uint8" else [[0, -1, 7], [-9, 200, 3]], kind))
+    found = mt.ops.embedding(ids, weight).numpy()
+    with mt.use_kernels(False):
+        np.testing.assert_array_equal(found, mt.ops.embedding(ids, weight).numpy())

@@ -105,6 +105,8 @@ CASES = {
     "embedding": [
         ("small", lambda w: ops.embedding(IDS % 5, w), lambda r: (normal(r, 5, 3),)),
         ("large", lambda w: ops.embedding(IDS, w), lambda r: (normal(r, 301, 3),)),
+        ("wide", lambda w: ops.embedding(IDS[:2] % 5, w), lambda r: (normal(r, 5, 4104),)),
+        ("one", lambda w: ops.embedding(np.array(3, "int32"), w), lambda r: (normal(r, 5, 8),)),
     ],
     "_cross_entropy": [
         ("ids", lambda x: ops.cross_entropy(x, TARGET), lambda r: (normal(r, 2, 3, 5),)),

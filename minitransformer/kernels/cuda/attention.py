@@ -73,8 +73,9 @@ def stacks(xp: Any, *arrays: Array) -> list[Stack]:
         return [Stack(a, step) for a, step in zip(arrays, steps, strict=True)]
     b, h = first.shape[:2]
     where = np.zeros((), dtype=STACKS)
-    for i, a in enumerate(arrays):
-        where["at"][i], where["step_b"][i], where["step_h"][i] = a.data.ptr, a.strides[0], a.strides[1]
+    where["at"][: len(arrays)] = [a.data.ptr for a in arrays]
+    where["step_b"][: len(arrays)] = [a.strides[0] for a in arrays]
+    where["step_h"][: len(arrays)] = [a.strides[1] for a in arrays]
     lists = xp.empty((len(arrays), b * h), dtype=np.uint64)
     grid = (-(-b * h // THREADS), len(arrays))
     SOURCE("addresses", first.dtype, grid, THREADS, (where, lists, np.int32(b), np.int32(h)))

@@ -14,15 +14,28 @@ import numpy as np
 from ...backend import Array
 from ...ops.indexing import embedding as embedding_op
 from ..registry import book, kernel
-from .source import packed, source
+from .source import packed, source, suits
 
 Made = tuple[Array, Callable]
 THREADS = 128
 
 SOURCE = source(
     "embedding",
-    "chains embedding_backward",
+    "gather chains embedding_backward",
     r"""
+template <typename T>
+__global__ void BY_ROWS gather(const integer* ids, const T* weight, T* y, integer vocabulary, int rows, int width) {
+    const Rows<T> own(width, (size_t)weight | (size_t)y);
+    if (own.row >= rows) return;
+    integer id = ids[own.row];
+    if (id < 0 || id >= vocabulary) id = (id % vocabulary + vocabulary) % vocabulary;  // as CuPy has it
+    typename Wide<T>::type v[HELD];
+    for (int from = 0; from < width; from += own.span) {
+        own.load(weight + id * width, from, width, 0, v);
+        own.store(y + own.row * width, from, v);
+    }
+}
+
 // next[i]: the first j > i with the id of token i, or n; negative, −1 − next, where an earlier token has that id, too.
 template <typename T> __global__ void chains(const integer* ids, int* next, int n) {
     __shared__ int nearest, is_first;
@@ -58,18 +71,18 @@ __global__ void embedding_backward(const integer* ids, const int* next, const T*
 
 @kernel(embedding_op, "cupy")
 def embedding(xp: Any, ids: Array, weight: Array) -> Made:
-    """Look rows up as the book does (a launch); backwards a table of zeros and two launches.
+    """Look rows up in a launch; backwards a table of zeros and two launches.
 
     N·D read, and written as many rows as there are different ids: the fewest, beside the N² comparisons of ids, which
     take less time than that up to tens of thousands of tokens.
     """
-    y, plain = book(embedding_op)(xp, ids, weight)
-    if weight.dtype.char not in "efd" or not ids.size or not weight.size:
-        return y, plain
+    if not suits(weight) or ids.dtype.kind not in "iu" or not ids.size:
+        return book(embedding_op)(xp, ids, weight)
     shape, dtype = weight.shape, weight.dtype
+    flat, y = packed(xp, ids).astype(np.int64, copy=False).ravel(), xp.empty((*ids.shape, shape[1]), dtype=dtype)
+    SOURCE.by_rows("gather", dtype, flat.size, shape[1], (flat, weight, y, np.int64(shape[0])))
 
     def vjp(g: Array) -> tuple[None, Array]:
-        flat = packed(xp, ids).astype(np.int64, copy=False).ravel()
         g_weight, after = xp.zeros(shape, dtype=dtype), xp.empty(flat.size, dtype=np.int32)
         SOURCE("chains", dtype, flat.size, THREADS, (flat, after, np.int32(flat.size)))
         grid = (flat.size, -(-shape[1] // THREADS))
