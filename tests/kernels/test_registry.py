@@ -44,6 +44,7 @@ def seeded(f, *args):
 
 
 IDS = np.random.default_rng(0).integers(0, 300, (7, 11))
+FAR = np.concatenate([np.arange(601), [0, 5, 600, 5], np.arange(300, 900), [0, 600]])  # met again beyond 256 tokens
 TARGET = np.array([[0, 3, -100], [2, 2, 4]])
 # kernel → (name, function, arrays); sizes that do not divide a block, and some that are cut into several.
 CASES = {
@@ -106,6 +107,7 @@ CASES = {
         ("small", lambda w: ops.embedding(IDS % 5, w), lambda r: (normal(r, 5, 3),)),
         ("large", lambda w: ops.embedding(IDS, w), lambda r: (normal(r, 301, 3),)),
         ("wide", lambda w: ops.embedding(IDS[:2] % 5, w), lambda r: (normal(r, 5, 4104),)),
+        ("far apart", lambda w: ops.embedding(FAR, w), lambda r: (normal(r, 901, 3),)),
         ("one", lambda w: ops.embedding(np.array(3, "int32"), w), lambda r: (normal(r, 5, 8),)),
     ],
     "_cross_entropy": [
