@@ -13,6 +13,7 @@ from .precision import all_half, autocast, narrow, wide
 from .shape import concatenate
 
 CHUNK = 64  # queries whose scores among themselves are made at once
+TOGETHER = 64  # chunks that are computed side by side
 
 
 @primitive
@@ -54,8 +55,9 @@ def linear_attention(q: Any, k: Any, v: Any, key_mask: Any = None, causal: bool 
     q: (..., T, K), k: (..., S, K), v: (..., S, Kᵥ) → (..., T, Kᵥ);    key_mask: (..., S), True = a real token
 
     The sums are matrices (K, Kᵥ), made once; time and memory are those of T·K·Kᵥ and no longer of T·S. Its weights are
-    smoother than a softmax's and cannot be all but one-hot. Causal sums grow chunk by chunk of queries; inside a chunk
-    scores are made. The last query stands at the last key. Half precision is added up in float32.
+    smoother than a softmax's and cannot be all but one-hot. Causal sums grow chunk by chunk of queries, many of
+    which are computed at once; inside a chunk scores are made. The last query stands at the last key. Half precision is
+    added up in float32.
     Raises ValueError for shapes and settings, TypeError for a mask that is not boolean. Katharopoulos et al. 2020,
     arXiv:2006.16236 (whose code adds 1e-6 to the denominator; here a row without keys gives zeros).
     """
@@ -72,16 +74,31 @@ def _mix(q: Any, k: Any, v: Any, causal: bool, chunk: int) -> Any:
     t, s = q.shape[-2], k.shape[-2]
     if not causal:
         return _shares(q @ (k.swapaxes(-1, -2) @ v), q @ k.sum(axis=-2, keepdims=True).swapaxes(-1, -2))
-    past, outputs, arrays = s - t, [], namespace((as_array(q),))  # past: keys that all queries see
-    state, norm = k[..., :past, :].swapaxes(-1, -2) @ v[..., :past, :], k[..., :past, :].sum(axis=-2, keepdims=True)
-    for first in range(0, t, chunk):
-        q_i, keys = q[..., first : first + chunk, :], slice(past + first, past + min(first + chunk, t))
-        k_i, v_i = k[..., keys, :], v[..., keys, :]
-        scores = where(causal_mask(q_i.shape[-2], q_i.shape[-2], arrays), q_i @ k_i.swapaxes(-1, -2), 0.0)
-        total = scores.sum(axis=-1, keepdims=True) + q_i @ norm.swapaxes(-1, -2)
-        outputs.append(_shares(scores @ v_i + q_i @ state, total))
-        state, norm = state + k_i.swapaxes(-1, -2) @ v_i, norm + k_i.sum(axis=-2, keepdims=True)
+    arrays, past, outputs = namespace((as_array(q),)), s - t, []  # past: keys that all queries see
+    v = concatenate([v, arrays.ones((*v.shape[:-1], 1), dtype=v.dtype)], axis=-1)  # its sums are the denominators
+    state = k[..., :past, :].swapaxes(-1, -2) @ v[..., :past, :]
+    for first in range(0, t, chunk * TOGETHER):
+        last = min(first + chunk * TOGETHER, t)
+        queries, keys, size = slice(first, last), slice(past + first, past + last), min(chunk, last - first)
+        q_i, k_i, v_i = (_in_chunks(x, size, arrays) for x in (q[..., queries, :], k[..., keys, :], v[..., keys, :]))
+        scores = where(causal_mask(size, size, arrays), q_i @ k_i.swapaxes(-1, -2), 0.0)
+        sums = k_i.swapaxes(-1, -2) @ v_i  # of each chunk                            (..., C, K, Kᵥ + 1)
+        flat, count = sums.reshape(*sums.shape[:-2], -1), sums.shape[-3]
+        before = causal_mask(count, count, arrays).astype(q.dtype) - arrays.eye(count, dtype=q.dtype)
+        states = (before @ flat).reshape(*sums.shape) + state[..., None, :, :]  # of all keys before each chunk
+        mixed = scores @ v_i + q_i @ states
+        mixed = mixed.reshape(*mixed.shape[:-3], -1, v.shape[-1])[..., : last - first, :]
+        outputs.append(_shares(mixed[..., :-1], mixed[..., -1:]))
+        state = state + sums.sum(axis=-3)
     return concatenate(outputs, axis=-2)
+
+
+def _in_chunks(x: Any, size: int, arrays: Any) -> Any:
+    """Cut into chunks, of which the last is filled up with zeros.    (..., T, K) → (..., C, size, K)"""
+    missing = -x.shape[-2] % size
+    if missing:
+        x = concatenate([x, arrays.zeros((*x.shape[:-2], missing, x.shape[-1]), dtype=x.dtype)], axis=-2)
+    return x.reshape(*x.shape[:-2], -1, size, x.shape[-1])
 
 
 def linear_attention_weights(q: Any, k: Any, key_mask: Any = None, causal: bool = False) -> Any:

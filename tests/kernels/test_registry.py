@@ -45,6 +45,7 @@ def seeded(f, *args):
 
 
 IDS = np.random.default_rng(0).integers(0, 300, (7, 11))
+FAR = np.concatenate([np.arange(601), [0, 5, 600, 5], np.arange(300, 900), [0, 600]])  # met again beyond 256 tokens
 TARGET = np.array([[0, 3, -100], [2, 2, 4]])
 # kernel → (name, function, arrays); sizes that do not divide a block, and some that are cut into several.
 CASES = {
@@ -97,13 +98,21 @@ CASES = {
         ("another axis", lambda x: ops.log_softmax(x, axis=0), lambda r: (normal(r, 5, 7),)),
         ("far", ops.log_softmax, lambda r: (1e4 * normal(r, 5, 7),)),
     ],
-    "_dropout": [("rows", lambda x: seeded(ops.dropout, x, 0.3), lambda r: (normal(r, 3, 5, 7),))],
+    "_dropout": [
+        ("rows", lambda x: seeded(ops.dropout, x, 0.3), lambda r: (normal(r, 3, 5, 7),)),
+        ("blocks of eight", lambda x: seeded(ops.dropout, x, 0.3), lambda r: (normal(r, 3, 5, 136),)),
+    ],
     "_dropout_add": [
         ("rows", lambda x, h: seeded(ops.dropout_add, x, h, 0.3), lambda r: (normal(r, 3, 5, 7), normal(r, 3, 5, 7))),
+        ("blocks of eight", lambda x, h: seeded(ops.dropout_add, x, h, 0.3),
+         lambda r: (normal(r, 3, 5, 136), normal(r, 3, 5, 136))),
     ],
     "embedding": [
         ("small", lambda w: ops.embedding(IDS % 5, w), lambda r: (normal(r, 5, 3),)),
         ("large", lambda w: ops.embedding(IDS, w), lambda r: (normal(r, 301, 3),)),
+        ("wide", lambda w: ops.embedding(IDS[:2] % 5, w), lambda r: (normal(r, 5, 4104),)),
+        ("far apart", lambda w: ops.embedding(FAR, w), lambda r: (normal(r, 901, 3),)),
+        ("one", lambda w: ops.embedding(np.array(3, "int32"), w), lambda r: (normal(r, 5, 8),)),
     ],
     "_cross_entropy": [
         ("ids", lambda x: ops.cross_entropy(x, TARGET), lambda r: (normal(r, 2, 3, 5),)),
@@ -190,7 +199,7 @@ def thread_order(request, backend):
 @pytest.fixture(autouse=True)
 def small_strips(monkeypatch):
     """Have the CUDA kernel of blockwise attention cut the cases into several strips."""
-    monkeypatch.setattr(cuda_blockwise, "STRIP_SCORES", 1)
+    monkeypatch.setattr(cuda_blockwise, "scores_at_once", lambda device: 1)
     monkeypatch.setattr(cuda_blockwise, "FEWEST", 128)
 
 
@@ -405,7 +414,7 @@ def test_nothing_waits_for_the_garbage_collector(rng):
         gc.enable()
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 17), (2, 3, 5, 7), (0, 4)])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (3, 712), (2, 3, 17), (2, 3, 5, 7), (0, 4)])
 def test_every_body_of_dropout_finds_the_same_factors(shape, backend):
     like = mt.tensor(np.ones(1, "float32")).data
     factors = []

@@ -1,10 +1,15 @@
 """Linear attention: its sums against its own weights, and its causal chunks against one another."""
 
+import sys
+
 import numpy as np
 import pytest
 
 import minitransformer as mt
 from minitransformer import ops
+from tests import hostcuda
+
+module = sys.modules[ops.linear_attention.__module__]  # whose name in `ops` is that of its function
 
 
 def arrays(rng, t=11, s=13):
@@ -39,8 +44,11 @@ def test_elu_plus_one_is_torchs(agrees_with_torch, torch, rng):
     agrees_with_torch(ops.positive_features, lambda x: torch.nn.functional.elu(x) + 1, rng.standard_normal((3, 5)))
 
 
+@pytest.mark.parametrize("together", [1, 2, 64])
 @pytest.mark.parametrize("chunk", [1, 3, 11, 64])
-def test_chunks_of_any_size_give_the_same_values_and_gradients(chunk, rng):
+def test_chunks_of_any_size_give_the_same_values_and_gradients(chunk, together, rng, monkeypatch):
+    """However many are computed side by side; the last may be shorter, and so may the last lot."""
+    monkeypatch.setattr(module, "TOGETHER", together)
     given = arrays(rng)
     results = []
     for size in (11, chunk):
@@ -104,3 +112,14 @@ def test_bad_settings_get_one_line(settings, text, rng):
     q, k, v = arrays(rng, 11, 11)
     with pytest.raises(ValueError, match=text):
         ops.linear_attention(q, k, v, **settings)
+
+
+@pytest.mark.skipif("not config.where.startswith('cupy on the host')", reason="only the host mock counts")
+def test_launches_do_not_grow_with_the_chunks(rng):
+    counts = []
+    for t in (8, 128):
+        q, k, v = (mt.tensor(a, requires_grad=True) for a in arrays(rng, t, t))
+        hostcuda.reset()
+        ops.linear_attention(q, k, v, causal=True, chunk=4).sum().backward()
+        counts.append(hostcuda.counts()["launch"])
+    assert counts[0] == counts[1] <= 90

@@ -1,7 +1,8 @@
 """Attention: two GEMMs and a softmax forward, four GEMMs and its gradient backward, on heads as they lie.
 
-Heads are slices of a row, so that no single step leads from the one matrix of a batch to the next, as cuBLAS's strided
-form wants. Its other form takes lists of addresses; a tiny kernel writes those of all operands on the device.
+cuBLAS multiplies matrices that lie a step apart, as all stored scores do, and the heads of a batch of one. Heads are
+slices of a row, so that in a larger batch no single step leads from each matrix to the next. Then cuBLAS takes lists of
+addresses; a tiny kernel writes those of all operands on the device.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .source import source
 
 Made = tuple[Array, Callable]
 THREADS = 128
-MOST = 6  # stacks whose addresses one launch writes
+MOST = 10  # stacks whose addresses one launch writes
 
 STACKS = np.dtype([("at", "u8", (MOST,)), ("step_b", "i8", (MOST,)), ("step_h", "i8", (MOST,))])
 SOURCE = source(
@@ -40,43 +41,61 @@ template <typename T> __global__ void addresses(Stacks stacks, unsigned long lon
 
 
 class Stack:
-    """Matrices (B, H, N, M) at any distance from one another, and the list of their addresses on the device."""
+    """Matrices (B, H, N, M) and where they lie: the step between them, or the list of their addresses on the device."""
 
-    def __init__(self, array: Array, addresses: Any):
-        self.array, self.addresses = array, addresses
+    def __init__(self, array: Array, place: Any):
+        self.array, self.place = array, place
 
     @property
     def turned(self) -> Stack:
         """The same matrices, transposed; they lie where they are."""
-        return Stack(self.array.swapaxes(-1, -2), self.addresses)
+        return Stack(self.array.swapaxes(-1, -2), self.place)
+
+
+def step_between(x: Array) -> int | None:
+    """Return how many elements lead from each of the matrices (B, H, N, M) to the next, or None if it varies."""
+    (b, h), (step_b, step_h) = x.shape[:2], x.strides[:2]
+    if b > 1 and h > 1 and step_b != h * step_h:
+        return None
+    return int(step_h if h > 1 else step_b) // x.itemsize
 
 
 def stacks(xp: Any, *arrays: Array) -> list[Stack]:
-    """Make stacks (B, H, N, M), and write all their addresses in one launch. Half precision needs none."""
+    """Make stacks (B, H, N, M); where no step will do, write all their addresses in one launch.
+
+    Half precision needs neither.
+    """
     first = arrays[0]
     if first.dtype.char not in "fd":
         return [Stack(a, None) for a in arrays]
+    steps = [step_between(a) for a in arrays]
+    if None not in steps:
+        return [Stack(a, step) for a, step in zip(arrays, steps, strict=True)]
     b, h = first.shape[:2]
     where = np.zeros((), dtype=STACKS)
-    for i, a in enumerate(arrays):
-        where["at"][i], where["step_b"][i], where["step_h"][i] = a.data.ptr, a.strides[0], a.strides[1]
+    where["at"][: len(arrays)] = [a.data.ptr for a in arrays]
+    where["step_b"][: len(arrays)] = [a.strides[0] for a in arrays]
+    where["step_h"][: len(arrays)] = [a.strides[1] for a in arrays]
     lists = xp.empty((len(arrays), b * h), dtype=np.uint64)
     grid = (-(-b * h // THREADS), len(arrays))
     SOURCE("addresses", first.dtype, grid, THREADS, (where, lists, np.int32(b), np.int32(h)))
     return [Stack(a, lists[i]) for i, a in enumerate(arrays)]
 
 
-def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack) -> None:
-    """Fill out with a·b for stacks of matrices (B, H, N, M)·(B, H, M, P), in one call of cuBLAS and without a copy.
+def products(xp: Any, a_stack: Stack, b_stack: Stack, out_stack: Stack, add: bool = False) -> None:
+    """Fill out with a·b, or add that to it, for stacks of matrices (B, H, N, M)·(B, H, M, P): one call, without a copy.
 
     Half precision, which this call does not take, and unusual layouts go by CuPy's matmul.
     """
     a, b, out = a_stack.array, b_stack.array, out_stack.array
     layouts = layout(a), layout(b), layout(out)
     if a.dtype.char not in "fd" or None in layouts or layouts[2][0]:  # type: ignore[index]
-        out[...] = xp.matmul(a, b)
+        if add:
+            out += xp.matmul(a, b)
+        else:
+            out[...] = xp.matmul(a, b)
         return
-    batched(a, b, out, [stack.addresses for stack in (b_stack, a_stack, out_stack)], layouts)
+    batched(a, b, out, [stack.place for stack in (b_stack, a_stack, out_stack)], layouts, add)
 
 
 @kernel(_attention, "cupy")

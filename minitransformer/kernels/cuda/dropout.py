@@ -35,21 +35,41 @@ __device__ void philox(word block, word call, word k0, word k1, word* c) {
     }
 }
 
-// out = sum + x·factor; without x the factor itself, without sum no sum. A thread takes eight elements of a row.
+// out = sum + x·factor; without x the factor itself, without sum no sum. A thread finds which of eight elements stay, a
+// bit each. Where all is laid out for it, the threads of a warp then exchange those, so that neighbours read and write
+// neighbouring 16 bytes; else each takes its own eight elements.
 template <typename T>
 __global__ void dropout(const T* x, const T* sum, T* out, integer width, integer per_row, integer rows, word first,
                         word call, Changing<word> key, word threshold, double survivor) {
     typedef typename Wide<T>::type W;
     const integer block = (integer)blockIdx.x * blockDim.x + threadIdx.x;
-    if (block >= rows * per_row) return;
     word words[4];
     philox(first + block, call, key[0], key[1], words);
+    unsigned stay = 0;
+    for (int i = 0; i < 8; i++) stay |= (unsigned)((words[i / 2] >> (i % 2 * 32) & 0xFFFFFFFFull) >= threshold) << i;
+    if (width % 8 == 0 && ((size_t)x | (size_t)sum | (size_t)out) % 16 == 0) {
+        const int RUN = 16 / sizeof(T), lane = threadIdx.x % 32;
+        for (int j = 0; j < 8; j += RUN) {
+            const int place = (j / RUN * 32 + lane) * RUN;  // among the 256 elements of the warp
+            const integer at = (block - lane) * 8 + place;
+            const unsigned bits = __shfl_sync(~0u, stay, place / 8) >> place % 8;
+            if (at >= rows * width) continue;
+            T run[RUN] = {}, before[RUN] = {};
+            if (x) read_run(x + at, run);
+            if (sum) read_run(sum + at, before);
+            for (int i = 0; i < RUN; i++) {
+                const W factor = bits >> i & 1 ? (W)survivor : W(0), value = x ? (W)run[i] * factor : factor;
+                run[i] = T(sum ? (W)before[i] + value : value);
+            }
+            write_run(out + at, run);
+        }
+        return;
+    }
+    if (block >= rows * per_row) return;
     const integer row = block / per_row, from = block % per_row * 8;
     for (integer i = 0; i < 8 && from + i < width; i++) {
         const integer at = row * width + from + i;
-        const word half = words[i / 2] >> (i % 2 * 32) & 0xFFFFFFFFull;
-        const W factor = half >= threshold ? (W)survivor : W(0);
-        const W value = x ? (W)x[at] * factor : factor;
+        const W factor = stay >> i & 1 ? (W)survivor : W(0), value = x ? (W)x[at] * factor : factor;
         out[at] = T(sum ? (W)sum[at] + value : value);
     }
 }

@@ -14,29 +14,51 @@ import numpy as np
 from ...backend import Array
 from ...ops.indexing import embedding as embedding_op
 from ..registry import book, kernel
-from .source import packed, source
+from .source import WARP, packed, source, suits
 
 Made = tuple[Array, Callable]
 THREADS = 128
 
 SOURCE = source(
     "embedding",
-    "chains embedding_backward",
+    "gather chains embedding_backward",
     r"""
+template <typename T>
+__global__ void BY_ROWS gather(const integer* ids, const T* weight, T* y, integer vocabulary, int rows, int width) {
+    const Rows<T> own(width, (size_t)weight | (size_t)y);
+    if (own.row >= rows) return;
+    integer id = ids[own.row];
+    if (id < 0 || id >= vocabulary) id = (id % vocabulary + vocabulary) % vocabulary;  // as CuPy has it
+    typename Wide<T>::type v[HELD];
+    for (int from = 0; from < width; from += own.span) {
+        own.load(weight + id * width, from, width, 0, v);
+        own.store(y + own.row * width, from, v);
+    }
+}
+
 // next[i]: the first j > i with the id of token i, or n; negative, −1 − next, where an earlier token has that id, too.
+// A warp takes a token, looks ahead until it has found one, and then back: an id that is common is soon met again.
 template <typename T> __global__ void chains(const integer* ids, int* next, int n) {
-    __shared__ int nearest, is_first;
-    const int i = blockIdx.x;
-    if (threadIdx.x == 0) nearest = n, is_first = 1;
-    __syncthreads();
+    const int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, AT_ONCE = 8;
+    if (i >= n) return;
     const integer id = ids[i];
-    for (int j = threadIdx.x; j < n; j += blockDim.x)
-        if (ids[j] == id) {
-            if (j > i) atomicMin(&nearest, j);
-            if (j < i) is_first = 0;
+    int nearest = n;
+    for (int from = i + 1; from < n && nearest == n; from += 32 * AT_ONCE) {
+        for (int k = AT_ONCE - 1; k >= 0; k--) {
+            const int j = from + 32 * k + lane;
+            if (j < n && ids[j] == id) nearest = j;
         }
-    __syncthreads();
-    if (threadIdx.x == 0) next[i] = is_first ? nearest : -1 - nearest;
+        for (int by = 16; by; by /= 2) nearest = min(nearest, __shfl_xor_sync(~0u, nearest, by));
+    }
+    bool met = false;
+    for (int to = i - 1; to >= 0 && !met; to -= 32 * AT_ONCE) {
+        for (int k = 0; k < AT_ONCE; k++) {
+            const int j = to - 32 * k - lane;
+            met |= j >= 0 && ids[j] == id;
+        }
+        met = __any_sync(~0u, met);
+    }
+    if (lane == 0) next[i] = met ? -1 - nearest : nearest;
 }
 
 template <typename T>
@@ -58,20 +80,20 @@ __global__ void embedding_backward(const integer* ids, const int* next, const T*
 
 @kernel(embedding_op, "cupy")
 def embedding(xp: Any, ids: Array, weight: Array) -> Made:
-    """Look rows up as the book does (a launch); backwards a table of zeros and two launches.
+    """Look rows up in a launch; backwards a table of zeros and two launches.
 
-    N·D read, and written as many rows as there are different ids: the fewest, beside the N² comparisons of ids, which
-    take less time than that up to tens of thousands of tokens.
+    N·D read, and written as many rows as there are different ids: the fewest, beside the comparisons of ids: of each
+    token with those up to the next of its kind, and back to the one before, at worst N².
     """
-    y, plain = book(embedding_op)(xp, ids, weight)
-    if weight.dtype.char not in "efd" or not ids.size or not weight.size:
-        return y, plain
+    if not suits(weight) or ids.dtype.kind not in "iu" or not ids.size:
+        return book(embedding_op)(xp, ids, weight)
     shape, dtype = weight.shape, weight.dtype
+    flat, y = packed(xp, ids).astype(np.int64, copy=False).ravel(), xp.empty((*ids.shape, shape[1]), dtype=dtype)
+    SOURCE.by_rows("gather", dtype, flat.size, shape[1], (flat, weight, y, np.int64(shape[0])))
 
     def vjp(g: Array) -> tuple[None, Array]:
-        flat = packed(xp, ids).astype(np.int64, copy=False).ravel()
         g_weight, after = xp.zeros(shape, dtype=dtype), xp.empty(flat.size, dtype=np.int32)
-        SOURCE("chains", dtype, flat.size, THREADS, (flat, after, np.int32(flat.size)))
+        SOURCE("chains", dtype, -(-flat.size * WARP // THREADS), THREADS, (flat, after, np.int32(flat.size)))
         grid = (flat.size, -(-shape[1] // THREADS))
         args = (flat, after, packed(xp, g), g_weight, np.int32(flat.size), np.int32(shape[1]))
         SOURCE("embedding_backward", dtype, grid, THREADS, args)

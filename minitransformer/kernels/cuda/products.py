@@ -37,13 +37,13 @@ def layout(x: Array) -> tuple[int, int] | None:
     return (1, max(along, n)) if down == 1 and (along >= n or m == 1) else None
 
 
-def call(name: str, dtype: Any, *arguments: Any) -> None:
-    """Call cublasSname or cublasDname on CuPy's handle and stream; α = 1 and β = 0 stand where None does."""
+def call(name: str, dtype: Any, *arguments: Any, beta: int = 0) -> None:
+    """Call cublasSname or cublasDname on CuPy's handle and stream; α = 1 and β stand where None does."""
     import cupy
     from cupy.cuda import device
 
     kind = ctypes.c_float if dtype.char == "f" else ctypes.c_double
-    numbers = iter([kind(1), kind(0)])
+    numbers = iter([kind(1), kind(beta)])
     given = [ctypes.byref(next(numbers)) if a is None else ctypes.c_void_p(a.data.ptr) if hasattr(a, "data") else a
              for a in arguments]  # fmt: skip
     library, handle = _cublas(), ctypes.c_void_p(device.get_cublas_handle())
@@ -69,19 +69,33 @@ def matmul(xp: Any, a: Array, b: Array) -> Array:
     return out[0] if a.ndim == 1 else out
 
 
-def batched(a: Array, b: Array, out: Array, lists: list[Array], layouts: Any) -> None:
-    """Multiply stacks of matrices whose addresses lie in lists on the device: those of b, of a, of out."""
+@functools.cache
+def _number(char: str, value: int) -> np.ndarray:
+    """Return α or β as cuBLAS wants it."""
+    return np.full(1, value, dtype=char)
+
+
+def batched(a: Array, b: Array, out: Array, places: list[Any], layouts: Any, add: bool) -> None:
+    """Multiply stacks of matrices in one call; `add`: to what is in out.
+
+    places: of b, a and out: for each a list on the device of where its matrices lie, or for each the step from one to
+    the next, in elements.
+    """
     (ta, lda), (tb, ldb), (_, ldc) = layouts
-    n, m, p, count = a.shape[-2], a.shape[-1], b.shape[-1], a.shape[0] * a.shape[1]
+    n, m, p, count, char = a.shape[-2], a.shape[-1], b.shape[-1], a.shape[0] * a.shape[1], a.dtype.char
+    strided = isinstance(places[0], int)
+    name = "gemmStridedBatched" if strided else "gemmBatched"
+    operands: list[Any] = [(x, ld, place) if strided else (place, ld)
+                for x, ld, place in zip((b, a, out), (ldb, lda, ldc), places, strict=True)]  # fmt: skip
     if recorder() is not None:
-        call("gemmBatched", a.dtype, tb, ta, p, n, m, None, lists[0], ldb, lists[1], lda, None, lists[2], ldc, count)
+        if strided:
+            operands = [(x, ld, ctypes.c_longlong(step)) for x, ld, step in operands]
+        call(name, a.dtype, tb, ta, p, n, m, None, *operands[0], *operands[1], None, *operands[2], count, beta=int(add))
         return
     from cupy.cuda import device
     from cupy_backends.cuda.libs import cublas
 
-    through = cublas.sgemmBatched if a.dtype.char == "f" else cublas.dgemmBatched
-    one, zero = np.ones(1, dtype=a.dtype), np.zeros(1, dtype=a.dtype)
-    through(
-        device.get_cublas_handle(), tb, ta, p, n, m, one.ctypes.data, lists[0].data.ptr, ldb, lists[1].data.ptr, lda,
-        zero.ctypes.data, lists[2].data.ptr, ldc, count,
-    )  # fmt: skip
+    through = getattr(cublas, ("s" if char == "f" else "d") + name)
+    of_b, of_a, of_out = [(x.data.ptr, *rest) for x, *rest in operands]
+    one, beta = _number(char, 1).ctypes.data, _number(char, int(add)).ctypes.data
+    through(device.get_cublas_handle(), tb, ta, p, n, m, one, *of_b, *of_a, beta, *of_out, count)

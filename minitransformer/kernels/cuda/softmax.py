@@ -1,4 +1,4 @@
-"""Softmax with scale, mask and dropout; its logarithm; the loss. A launch forward and a launch backward each."""
+"""Softmax with scale, mask and dropout: a launch forward and a launch backward."""
 
 from __future__ import annotations
 
@@ -8,131 +8,107 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.softmax import _cross_entropy, _softmax
-from ...ops.softmax import log_softmax as log_softmax_op
+from ...ops.softmax import _softmax
 from ..registry import book, kernel
-from .source import packed, source, suits, threads_for
+from .source import packed, source, suits
 
 Made = tuple[Array, Callable]
 
 SOURCE = source(
     "softmax",
-    "softmax_forward softmax_backward log_softmax_forward log_softmax_backward loss_forward loss_backward",
+    "softmax_forward softmax_backward",
     r"""
-// Where a query may look: a mask of any broadcast shape over (a, b, queries, keys), and perhaps only the past, or a
-// window; query i stands at key i + offset.
-struct Looks {
-    const bool* mask;
-    integer step_a, step_b, step_query, step_key;
-    int b, queries, causal, offset, window;
-    __device__ bool at(integer row, int key) const {
-        const int query = row % queries, ahead = key - query - offset;
-        if (causal && ahead > 0) return false;
-        if (window && (ahead >= window || -ahead >= window)) return false;
-        if (!mask) return true;
-        const integer ab = row / queries;
-        return mask[ab / b * step_a + ab % b * step_b + query * step_query + key * step_key];
-    }
-};
-
+// softmax(scale·x) where a query may look: where a mask of any broadcast shape over (a, b, queries, keys) is true, and
+// perhaps only into the past, or a window; query i stands at key i + offset. Elsewhere zeros, whatever x is there.
 template <typename T>
-__global__ void softmax_forward(const T* x, T* y, T* mixed, const T* kept, const bool* mask, integer step_a,
-                                integer step_b, integer step_query, integer step_key, int b, int queries, int keys,
-                                int causal, int offset, int window, double scale) {
+__global__ void BY_ROWS softmax_forward(const T* x, T* y, T* mixed, const T* kept, const bool* mask, integer step_a,
+                                integer step_b, integer step_query, integer step_key, int b, int queries, int causal,
+                                int offset, int window, double scale, int rows, int keys) {
     typedef typename Wide<T>::type W;
-    const Looks looks = {mask, step_a, step_b, step_query, step_key, b, queries, causal, offset, window};
-    const integer row = blockIdx.x, start = row * keys;
+    const Rows<T> own(keys, (size_t)x | (size_t)y | (size_t)mixed | (size_t)kept);
+    if (own.row >= rows) return;
+    const int row = own.row, query = row % queries;
+    const integer place = query + (integer)offset, start = own.row * keys;
+    int low = 0, high = keys, begin = 0;  // the keys that causality and the window leave: low up to high
+    if (causal) high = max(min(place + 1, (integer)high), (integer)0);
+    if (window) {
+        low = min(max(place - window + 1, (integer)0), (integer)high);
+        high = max(min(place + window, (integer)high), (integer)low);
+        begin = low / own.span * own.span;
+    }
+    const bool* may = mask;
+    if (mask) may += row / queries / b * step_a + row / queries % b * step_b + query * step_query;
+    const bool once = high - begin <= own.span;  // all that a thread looks at it holds
     const W nothing = -1 / W(0);
-    W top = nothing;
-    for (int i = threadIdx.x; i < keys; i += blockDim.x)
-        if (looks.at(row, i)) {
-            const W v = (W)x[start + i] * (W)scale;
-            top = v > top || v != v ? v : top;
+    W v[HELD], top = nothing;
+    unsigned looks = 0;  // a bit for each of the HELD
+    auto look = [&](int from) {
+        own.load(x + start, from, high, nothing, v);
+        looks = 0;
+        for (int k = 0; k < HELD; k++) {
+            const int i = own.at(from, k);
+            const bool sees = i >= low && i < high && (!may || may[i * step_key]);
+            looks |= (unsigned)sees << k;
+            v[k] = sees ? v[k] * (W)scale : nothing;
         }
+    };
+    auto raise = [&]() {
+        for (int k = 0; k < HELD; k++) v[k] = looks >> k & 1 ? exp(v[k] - top) : W(0);
+    };
+    for (int from = begin; from < high; from += own.span) {
+        look(from);
+        for (int k = 0; k < HELD; k++) top = v[k] > top || v[k] != v[k] ? v[k] : top;
+    }
     top = block_max(top);
     if (top == nothing) top = 0;  // a row that may look nowhere
     W sum = 0;
-    for (int i = threadIdx.x; i < keys; i += blockDim.x)
-        if (looks.at(row, i)) sum += exp((W)x[start + i] * (W)scale - top);
+    for (int from = begin; from < high; from += own.span) {
+        if (!once) look(from);
+        raise();
+        for (int k = 0; k < HELD; k++) sum += v[k];
+    }
     sum = block_sum(sum);
     const W share = sum == 0 ? W(0) : 1 / sum;
-    for (int i = threadIdx.x; i < keys; i += blockDim.x) {
-        const W p = looks.at(row, i) ? exp((W)x[start + i] * (W)scale - top) * share : W(0);
-        y[start + i] = T(p);
-        if (kept) mixed[start + i] = T(p * (W)kept[start + i]);
+    for (int from = 0; from < keys; from += own.span) {
+        const bool near = from >= begin && from < high;
+        if (near && !once) look(from), raise();
+        W p[HELD], factors[HELD];
+        for (int k = 0; k < HELD; k++) p[k] = near && looks >> k & 1 ? v[k] * share : W(0);
+        own.store(y + start, from, p);
+        if (!kept) continue;
+        own.load(kept + start, from, near ? high : 0, W(0), factors);
+        for (int k = 0; k < HELD; k++) p[k] *= factors[k];
+        own.store(mixed + start, from, p);
     }
 }
 
 template <typename T>
-__global__ void softmax_backward(const T* y, const T* g, const T* kept, T* g_x, int keys, double scale) {
+__global__ void BY_ROWS softmax_backward(const T* y, const T* g, const T* kept, T* g_x, double scale, int rows,
+                                         int keys) {
     typedef typename Wide<T>::type W;
-    const integer start = (integer)blockIdx.x * keys;
-    W along = 0;
-    for (int i = threadIdx.x; i < keys; i += blockDim.x)
-        along += (W)y[start + i] * (W)g[start + i] * (kept ? (W)kept[start + i] : W(1));
+    const Rows<T> own(keys, (size_t)y | (size_t)g | (size_t)kept | (size_t)g_x);
+    if (own.row >= rows) return;
+    const integer start = own.row * keys;
+    const bool once = keys <= own.span;
+    W p[HELD], g_p[HELD], along = 0;
+    auto read = [&](int from) {
+        own.load(y + start, from, keys, W(0), p);
+        own.load(g + start, from, keys, W(0), g_p);
+        if (!kept) return;
+        W factors[HELD];
+        own.load(kept + start, from, keys, W(0), factors);
+        for (int k = 0; k < HELD; k++) g_p[k] *= factors[k];
+    };
+    for (int from = 0; from < keys; from += own.span) {
+        read(from);
+        for (int k = 0; k < HELD; k++) along += p[k] * g_p[k];
+    }
     along = block_sum(along);
-    for (int i = threadIdx.x; i < keys; i += blockDim.x) {
-        const W g_i = (W)g[start + i] * (kept ? (W)kept[start + i] : W(1));
-        g_x[start + i] = T((W)y[start + i] * (g_i - along) * (W)scale);
+    for (int from = 0; from < keys; from += own.span) {
+        if (!once) read(from);
+        for (int k = 0; k < HELD; k++) p[k] *= (g_p[k] - along) * (W)scale;
+        own.store(g_x + start, from, p);
     }
-}
-
-// ln Σ eˣ of a row, with its maximum in front; the row's threads all get it.
-template <typename T> __device__ typename Wide<T>::type log_of_sum(const T* x, int width) {
-    typedef typename Wide<T>::type W;
-    W top = -1 / W(0), sum = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const W v = (W)x[i];
-        top = v > top || v != v ? v : top;
-    }
-    top = block_max(top);
-    for (int i = threadIdx.x; i < width; i += blockDim.x) sum += exp((W)x[i] - top);
-    return top + log(block_sum(sum));
-}
-
-template <typename T> __global__ void log_softmax_forward(const T* x, T* y, int width) {
-    typedef typename Wide<T>::type W;
-    const integer start = (integer)blockIdx.x * width;
-    const W level = log_of_sum(x + start, width);
-    for (int i = threadIdx.x; i < width; i += blockDim.x) y[start + i] = T((W)x[start + i] - level);
-}
-
-template <typename T> __global__ void log_softmax_backward(const T* y, const T* g, T* g_x, int width) {
-    typedef typename Wide<T>::type W;
-    const integer start = (integer)blockIdx.x * width;
-    W sum = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) sum += (W)g[start + i];
-    sum = block_sum(sum);
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        g_x[start + i] = T((W)g[start + i] - exp((W)y[start + i]) * sum);
-}
-
-template <typename T>
-__global__ void loss_forward(const T* x, const T* wanted, T* losses, typename Wide<T>::type* levels, int width) {
-    typedef typename Wide<T>::type W;
-    const integer start = (integer)blockIdx.x * width;
-    const W level = log_of_sum(x + start, width);
-    W sum = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        sum += (W)wanted[start + i] * (level - (W)x[start + i]);
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) {
-        losses[blockIdx.x] = T(sum);
-        levels[blockIdx.x] = level;
-    }
-}
-
-template <typename T>
-__global__ void loss_backward(const T* x, const T* wanted, const typename Wide<T>::type* levels, const T* g, T* g_x,
-                              int width) {
-    typedef typename Wide<T>::type W;
-    const integer start = (integer)blockIdx.x * width;
-    W weight = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) weight += (W)wanted[start + i];
-    weight = block_sum(weight);
-    const W level = levels[blockIdx.x], g_row = (W)g[blockIdx.x];
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        g_x[start + i] = T(g_row * (exp((W)x[start + i] - level) * weight - (W)wanted[start + i]));
 }
 """,
 )
@@ -145,8 +121,8 @@ def softmax_rows(
     """Fill y with softmax(scale·scores) along the last axis, and mixed with y·kept.    scores: (..., T, S), S last
 
     offset: at which key the first query stands; by default the last query stands at the last key. mask: boolean, of up
-    to four axes, broadcastable to the scores. N·S read and N·S written, the fewest; a row beyond the nearest cache is
-    read three times.
+    to four axes, broadcastable to the scores. N·S written and those read that causality and the window leave, the
+    fewest; of rows beyond HELD·MOST_THREADS keys, three times.
     """
     queries, keys = scores.shape[-2], scores.shape[-1]
     steps: tuple[int, ...] = (0, 0, 0, 0)
@@ -159,10 +135,10 @@ def softmax_rows(
     args = (
         scores, y, nothing if mixed is None else mixed, nothing if kept is None else kept,
         nothing if mask is None else mask, *[np.int64(s) for s in steps],
-        np.int32(b), np.int32(queries), np.int32(keys), np.int32(causal),
+        np.int32(b), np.int32(queries), np.int32(causal),
         np.int32(keys - queries if offset is None else offset), np.int32(window), np.float64(scale),
     )  # fmt: skip
-    SOURCE("softmax_forward", scores.dtype, scores.size // keys, threads_for(keys), args)
+    SOURCE.by_rows("softmax_forward", scores.dtype, scores.size // keys, keys, args)
 
 
 def _steps(mask: Array) -> tuple[int, ...]:
@@ -172,10 +148,10 @@ def _steps(mask: Array) -> tuple[int, ...]:
 
 
 def softmax_rows_backward(y: Array, g: Array, g_x: Array, scale: float, kept: Any = None) -> None:
-    """Fill g_x with the gradient of the scores.    2·N·S read (3 with dropout), N·S written, the fewest"""
+    """Fill g_x with the gradient of the scores.    2·N·S read (3 with dropout), N·S written: the fewest, as above"""
     keys = y.shape[-1]
-    args = (y, g, np.uintp(0) if kept is None else kept, g_x, np.int32(keys), np.float64(scale))
-    SOURCE("softmax_backward", y.dtype, y.size // keys, threads_for(keys), args)
+    args = (y, g, np.uintp(0) if kept is None else kept, g_x, np.float64(scale))
+    SOURCE.by_rows("softmax_backward", y.dtype, y.size // keys, keys, args)
 
 
 @kernel(_softmax, "cupy")
@@ -193,44 +169,3 @@ def softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
         return g_x, None
 
     return y, vjp
-
-
-@kernel(log_softmax_op, "cupy")
-def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Made:
-    """Take the logarithm of a softmax of rows.    N·D read and written forwards, 2·N·D and N·D backwards: the fewest"""
-    if not suits(x) or axis not in (-1, x.ndim - 1):
-        return book(log_softmax_op)(xp, x, axis=axis)
-    width, y = x.shape[-1], xp.empty_like(x)
-    rows, threads = x.size // width, threads_for(width)
-    SOURCE("log_softmax_forward", x.dtype, rows, threads, (x, y, np.int32(width)))
-
-    def vjp(g: Array) -> tuple[Array]:
-        g_x = xp.empty_like(y)
-        SOURCE("log_softmax_backward", y.dtype, rows, threads, (y, packed(xp, g), g_x, np.int32(width)))
-        return (g_x,)
-
-    return y, vjp
-
-
-@kernel(_cross_entropy, "cupy")
-def cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
-    """Compute −Σ q·ln p by rows.    2·N·V read and N written forwards, 2·N·V read and N·V written backwards
-
-    Kept: the logits themselves and one number a row. The gradient of `wanted`, which nobody has asked for yet, is the
-    book's.
-    """
-    if not suits(logits, wanted) or logits.shape != wanted.shape:
-        return book(_cross_entropy)(xp, logits, wanted)
-    width, shape = logits.shape[-1], logits.shape
-    rows, threads = logits.size // width, threads_for(width)
-    losses = xp.empty(shape[:-1], dtype=logits.dtype)
-    levels = xp.empty(rows, dtype="f8" if logits.dtype.char == "d" else "f4")
-    SOURCE("loss_forward", logits.dtype, rows, threads, (logits, wanted, losses, levels, np.int32(width)))
-
-    def vjp(g: Array) -> tuple[Array, None]:
-        g_x = xp.empty(shape, dtype=logits.dtype)
-        args = (logits, wanted, levels, packed(xp, g), g_x, np.int32(width))
-        SOURCE("loss_backward", logits.dtype, rows, threads, args)
-        return g_x, None
-
-    return losses, vjp
