@@ -5,12 +5,17 @@ A worker's share of the batch on one thread, as in training. Three times for eac
     in a step   as it runs in training, its arrays wherever the step has left them
     alone       the same calls again, at once, their arrays now in the nearest cache: NumPy's calls and no waiting
     products    their floating-point operations at the rate of one large product: no program for this core is faster
+
+Where PyTorch is installed, its step is timed before and after: what NumPy's own calls take of that is as far as a
+program can come that makes these calls.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +30,7 @@ from ..kernels.memory import keep_freed_memory
 from ..parallel import collector_paused, default_workers
 from ..tensor import PRIMITIVES
 from . import configs
-from .run import choose, gemm_rate
+from .run import PAUSE, Peer, choose, gemm_rate
 
 TERMS = {
     "_linear": "linear layers", "_attention": "attention", "split_heads": "attention", "join_heads": "attention",
@@ -146,13 +151,41 @@ def profile(name: str, steps: int) -> dict[str, Any]:
     return {"config": name, "rows": share, "seconds": total, "flops_per_second": rate, "terms": ordered}
 
 
+@contextlib.contextmanager
+def pytorch_beside(name: str, steps: int) -> Iterator[dict[str, Any]]:
+    """Time PyTorch's step, on all cores, before the block and after it; the answer's "torch" is there at the end.
+
+    It is the median in seconds, or None where PyTorch is not installed.
+    """
+    found: dict[str, Any] = {"torch": None}
+    if not importlib.util.find_spec("torch"):
+        yield found
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.npz"
+        np.savez(weights, **configs.weights(configs.CONFIGS[name]))  # type: ignore[arg-type]
+        peer = Peer("torch", name, str(weights))
+        try:
+            peer.run(3)
+            before = peer.run(steps)["seconds"]
+            time.sleep(PAUSE)
+            yield found
+            time.sleep(PAUSE)
+            found["torch"] = statistics.median(before + peer.run(steps)["seconds"])
+        finally:
+            peer.close()
+
+
 def profiles(names: str | None, steps: int, progress: Any) -> dict[str, Any]:
     """Profile each of the configurations named, or all. Raises ValueError for a name that is none."""
     wanted, _ = choose("ours", names)
     results = []
     for name in wanted:
         progress(f"profile: {name}")
-        results.append(profile(name, steps if name != "gpt-large" else max(1, steps // 10)))
+        count = steps if name != "gpt-large" else max(1, steps // 10)
+        with pytorch_beside(name, count) as beside:
+            result = profile(name, count)
+        results.append({**result, **beside})
     return {"profiles": results}
 
 
@@ -169,6 +202,12 @@ def table(result: dict[str, Any]) -> list[str]:
             )
         sums = [sum(t[kind] for t in p["terms"].values()) for kind in ("in_step", "alone", "products")]
         lines.append(f"  {'sum':<20}{1e3 * sums[0]:>11.2f}{1e3 * sums[1]:>9.2f}{1e3 * sums[2]:>10.2f}")
+        if p["torch"]:
+            alone, products = sums[1] / p["torch"], sums[2] / p["torch"]
+            lines.append(
+                f"  PyTorch's step takes {1e3 * p['torch']:.1f} ms: NumPy's calls alone {alone:.2f} of it, products "
+                f"{products:.2f}"
+            )
         lines.append(f"  a large product runs at {p['flops_per_second'] / 1e9:.0f} GFLOP/s on this core")
     return lines
 

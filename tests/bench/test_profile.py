@@ -1,6 +1,7 @@
 """The profile on a model that takes no time: every term is there, and nothing of the clock stays behind."""
 
 import dataclasses
+import importlib.util
 
 import numpy as np
 import pytest
@@ -11,6 +12,19 @@ from minitransformer.bench import configs, profile
 from minitransformer.kernels import KERNELS
 
 
+class Clockwork:
+    """A peer that always takes as long."""
+
+    def __init__(self, *words):
+        assert words[:2] in [("torch", name) for name in configs.CONFIGS]
+
+    def run(self, steps):
+        return {"seconds": [0.25] * steps}
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     small = {
@@ -19,6 +33,7 @@ def tiny(monkeypatch):
     }
     monkeypatch.setattr(configs, "CONFIGS", small)
     monkeypatch.setattr(profile, "gemm_rate", lambda size: 1e11)
+    monkeypatch.setattr(profile, "Peer", Clockwork)  # another process would not know of these models
     return small
 
 
@@ -35,6 +50,17 @@ def test_every_term_is_timed_and_the_clock_is_gone_afterwards(tiny):
     assert all(mt.PRIMITIVES[op].kernels[where] is body for (op, where), body in KERNELS.items())
     text = "\n".join(profile.table(result))
     assert "gpt-small: one worker's" in text and "linear layers" in text and "GFLOP/s" in text
+    assert ("PyTorch's step takes" in text) == bool(importlib.util.find_spec("torch"))
+
+
+def test_a_step_of_pytorch_stands_beside_it():
+    with profile.pytorch_beside("reversal", 2) as beside:
+        assert beside == {"torch": None}
+    assert (beside["torch"] is not None) == bool(importlib.util.find_spec("torch"))
+    terms = {"linear layers": {"calls": 1, "in_step": 3e-3, "alone": 2e-3, "products": 1e-3}}
+    row = {"config": "reversal", "rows": 2, "seconds": 3e-3, "terms": terms, "flops_per_second": 1e9, "torch": 4e-3}
+    text = "\n".join(profile.table({"profiles": [row]}))
+    assert "PyTorch's step takes 4.0 ms: NumPy's calls alone 0.50 of it, products 0.25" in text
 
 
 def test_the_clock_counts_calls_and_operations():
