@@ -143,6 +143,9 @@ CASES = {
         ("window", attention(window=3), heads),
         ("window, causal", attention(window=2, causal=True, blockwise=False), heads),
         ("three axes", attention(causal=True), lambda r: tuple(a[0] for a in heads(r))),
+        ("a query", attention(), lambda r: heads(r, t=1)),
+        ("a token, sliced", lambda x: attention()(*[x[:, :, i].swapaxes(1, 2) for i in range(3)]),
+         lambda r: (normal(r, 2, 1, 3, 3, 4),)),
     ],
     "_blockwise_attention": [
         ("plain", blockwise(), heads),

@@ -125,7 +125,8 @@ def attention(
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:
         g_q, g_k, g_v = (room(xp, x.shape, x.dtype) for x in (q, k, v))
         g_p = xp.empty_like(p)
-        of_g, of_g_q, of_g_k, of_g_v, of_g_p = stacks(xp, g, g_q, g_k, g_v, g_p)
+        arrays = q, k, v, mixed, g, g_q, g_k, g_v, g_p  # together: a product takes three steps, or three lists
+        of_q, of_k, of_v, of_mixed, of_g, of_g_q, of_g_k, of_g_v, of_g_p = stacks(xp, *arrays)
         products(xp, of_mixed.turned, of_g, of_g_v)
         products(xp, of_g, of_v.turned, of_g_p)
         softmax_rows_backward(p, g_p, g_p, inner, kept)

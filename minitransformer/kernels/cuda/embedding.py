@@ -23,12 +23,15 @@ SOURCE = source(
     "embedding",
     "gather chains embedding_backward",
     r"""
+// found: which row each id names, for the backward.
 template <typename T>
-__global__ void BY_ROWS gather(const integer* ids, const T* weight, T* y, integer vocabulary, int rows, int width) {
+__global__ void BY_ROWS gather(const integer* ids, const T* weight, T* y, int* found, integer vocabulary, int rows,
+                               int width) {
     const Rows<T> own(width, (size_t)weight | (size_t)y);
     if (own.row >= rows) return;
     integer id = ids[own.row];
     if (id < 0 || id >= vocabulary) id = (id % vocabulary + vocabulary) % vocabulary;  // as CuPy has it
+    if (threadIdx.x == 0) found[own.row] = id;
     typename Wide<T>::type v[HELD];
     for (int from = 0; from < width; from += own.span) {
         own.load(weight + id * width, from, width, 0, v);
@@ -38,10 +41,10 @@ __global__ void BY_ROWS gather(const integer* ids, const T* weight, T* y, intege
 
 // next[i]: the first j > i with the id of token i, or n; negative, −1 − next, where an earlier token has that id, too.
 // A warp takes a token, looks ahead until it has found one, and then back: an id that is common is soon met again.
-template <typename T> __global__ void chains(const integer* ids, int* next, int n) {
+template <typename T> __global__ void chains(const int* ids, int* next, int n) {
     const int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, AT_ONCE = 8;
     if (i >= n) return;
-    const integer id = ids[i];
+    const int id = ids[i];
     int nearest = n;
     for (int from = i + 1; from < n && nearest == n; from += 32 * AT_ONCE) {
         for (int k = AT_ONCE - 1; k >= 0; k--) {
@@ -62,7 +65,7 @@ template <typename T> __global__ void chains(const integer* ids, int* next, int 
 }
 
 template <typename T>
-__global__ void embedding_backward(const integer* ids, const int* next, const T* g, T* g_weight, int n, int width) {
+__global__ void embedding_backward(const int* ids, const int* next, const T* g, T* g_weight, int n, int width) {
     typedef typename Wide<T>::type W;
     const int first = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
     if (next[first] < 0 || column >= width) return;
@@ -72,7 +75,7 @@ __global__ void embedding_backward(const integer* ids, const int* next, const T*
         const int after = next[i];
         i = after < 0 ? -1 - after : after;
     }
-    g_weight[ids[first] * width + column] = T(sum);
+    g_weight[(integer)ids[first] * width + column] = T(sum);
 }
 """,
 )
@@ -89,13 +92,14 @@ def embedding(xp: Any, ids: Array, weight: Array) -> Made:
         return book(embedding_op)(xp, ids, weight)
     shape, dtype = weight.shape, weight.dtype
     flat, y = packed(xp, ids).astype(np.int64, copy=False).ravel(), xp.empty((*ids.shape, shape[1]), dtype=dtype)
-    SOURCE.by_rows("gather", dtype, flat.size, shape[1], (flat, weight, y, np.int64(shape[0])))
+    found = xp.empty(flat.size, dtype=np.int32)
+    SOURCE.by_rows("gather", dtype, flat.size, shape[1], (flat, weight, y, found, np.int64(shape[0])))
 
     def vjp(g: Array) -> tuple[None, Array]:
-        g_weight, after = xp.zeros(shape, dtype=dtype), xp.empty(flat.size, dtype=np.int32)
-        SOURCE("chains", dtype, -(-flat.size * WARP // THREADS), THREADS, (flat, after, np.int32(flat.size)))
-        grid = (flat.size, -(-shape[1] // THREADS))
-        args = (flat, after, packed(xp, g), g_weight, np.int32(flat.size), np.int32(shape[1]))
+        g_weight, after = xp.zeros(shape, dtype=dtype), xp.empty(found.size, dtype=np.int32)
+        SOURCE("chains", dtype, -(-found.size * WARP // THREADS), THREADS, (found, after, np.int32(found.size)))
+        grid = (found.size, -(-shape[1] // THREADS))
+        args = (found, after, packed(xp, g), g_weight, np.int32(found.size), np.int32(shape[1]))
         SOURCE("embedding_backward", dtype, grid, THREADS, args)
         return None, g_weight
 
