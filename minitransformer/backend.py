@@ -118,9 +118,14 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def to_backend(array: Array, name: str) -> Array:
-    """Move an array to the backend of that name; the same object comes back when it is already there."""
+    """Move an array to the backend of that name; the same object comes back when it is already there.
+
+    Raises RuntimeError for what would go to a GPU while a step is recorded, which would be sent anew at each launch.
+    """
     if backend_of(array) == name:
         return array
+    if name == "cupy" and _recording.live is not None:
+        raise RuntimeError("a recorded step sends nothing but its batch; it sent another array; write graph=false")
     return to_numpy(array) if name == "numpy" else _load_cupy().asarray(array)
 
 
@@ -156,6 +161,13 @@ def recording(live: Any) -> Iterator[None]:
         yield
     finally:
         _recording.live = None
+
+
+def keep(value: Any) -> Any:
+    """Return what a cache has given; a step that is being recorded keeps it for as long as it may be launched."""
+    if _recording.live is not None:
+        _recording.live.kept.append(value)
+    return value
 
 
 def recorder() -> Any:

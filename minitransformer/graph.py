@@ -27,6 +27,7 @@ class Live:
         self.device = backend.xp().zeros(words, dtype=np.int64)
         self.used = 0
         self.sent: set[int] = set()  # which arrays of the batch
+        self.kept: list[Any] = []  # of caches, which may forget it: the graph knows addresses alone
         self.writers: list[tuple[np.ndarray, Callable[[], Any]]] = []
 
     def _room(self, count: int) -> tuple[int, np.ndarray]:

@@ -9,6 +9,9 @@ import pytest
 import minitransformer as mt
 from minitransformer import backend, checkpoint, graph, tasks
 from minitransformer.graph import GraphedStep, Live
+from minitransformer.kernels import registry
+from minitransformer.kernels.cuda import many
+from minitransformer.nn import position
 from minitransformer.train import train
 from tests import hostcuda
 
@@ -114,6 +117,31 @@ def test_what_cannot_be_recorded_is_taken_as_usual(change, tmp_path):
         np.testing.assert_array_equal(a[name], b[name])
     with pytest.raises((RuntimeError, ValueError, MemoryError)):
         trained(tmp_path / "asked", change=change, graph=True)
+
+
+@on_cupy
+@pytest.mark.parametrize("positions", ["relative", "sinusoidal"])
+def test_what_a_cache_forgets_the_graphs_keep(positions, tmp_path, monkeypatch):
+    """Ones and tables of many sizes come and go; a graph knows only where they lay."""
+    monkeypatch.setattr(registry, "MOST_ONES", 1)
+    monkeypatch.setattr(position._Sent, "most", 1)
+    monkeypatch.setattr(many, "REMEMBERED", 4)
+    settings = {"positions": positions, "steps": 30, "optimizer": "adafactor"}
+    (plain, a), (graphed, b) = (trained(tmp_path / f"{g}", graph=g, **settings) for g in (False, "auto"))
+    assert [x["loss"] for x in plain] == [x["loss"] for x in graphed]
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@on_cupy
+def test_nothing_but_the_batch_is_sent_while_a_step_is_recorded():
+    live = Live([np.arange(3)], 8)
+    with backend.recording(live):
+        with pytest.raises(RuntimeError, match="a recorded step sends nothing but its batch; .*write graph=false"):
+            backend.to_backend(np.arange(3), "cupy")
+        table = backend.keep(live.device)
+    assert live.kept[0] is table
+    assert backend.keep(5) == 5 and len(live.kept) == 1
 
 
 @on_cupy

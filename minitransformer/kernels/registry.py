@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import keep
+
 KERNELS: dict[tuple[str, str], Callable] = {}  # (op, backend) → body
 LINE = 64  # bytes
 ALIGNED = 256 * 1024  # bytes; for less the calls that find a line cost more than they save
+MOST_ONES = 256  # vectors of ones
 WIDE = 256  # elements: rows from here on are worth a loop of their own
 
 
@@ -54,10 +57,10 @@ def ones(xp: Any, n: int, like: Any, kept: dict[Any, Any] = {}) -> Any:  # noqa:
     key = (xp.__name__, n, like.dtype.char)
     found = kept.get(key)
     if found is None:
-        if len(kept) > 256:  # sizes that come and go, such as the lengths of sentences
+        if len(kept) > MOST_ONES:  # sizes that come and go, such as the lengths of sentences
             kept.clear()
         found = kept[key] = xp.ones(n, dtype=like.dtype)
-    return found
+    return keep(found)
 
 
 def on_lines(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -65,7 +65,7 @@ class _Sent:
             if len(self.tables) >= self.most:  # lengths that come and go
                 self.tables.clear()
             self.tables[where, *key] = backend.to_backend(make(), where)
-        return self.tables[where, *key]
+        return backend.keep(self.tables[where, *key])
 
 
 class SinusoidalPositions(Module):

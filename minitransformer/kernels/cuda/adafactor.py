@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import Array
+from ...backend import Array, keep, to_backend
 from .many import CODE, addresses, pointers
 from .source import WARP, changing, source
 
@@ -221,8 +221,6 @@ class Tables(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _tables(device: int, shapes: tuple[tuple[int, ...], ...]) -> Tables:
-    import cupy
-
     counts = np.array([s[0] if len(s) == 2 else 1 for s in shapes])
     widths = np.array([s[-1] for s in shapes])
     flat = np.array([len(s) == 1 for s in shapes])
@@ -231,13 +229,13 @@ def _tables(device: int, shapes: tuple[tuple[int, ...], ...]) -> Tables:
     starts = [np.cumsum(n) - n for n in (counts, chunks, chunks * widths)]
     owners = [np.repeat(np.arange(len(shapes)), n) for n in (counts, chunks)]
     ints = [owners[0], starts[0], counts, widths, flat, owners[1], starts[1], heights]
-    arrays = [cupy.asarray(a.astype(np.int32)) for a in ints] + [cupy.asarray(starts[2].astype(np.int64))]
+    arrays = [to_backend(a.astype(np.int32), "cupy") for a in ints] + [to_backend(starts[2].astype(np.int64), "cupy")]
     return Tables._make([*arrays, int(max(widths[~flat], default=0)), int((chunks * widths).sum())])
 
 
 def adafactor(xp: Any, xs: Any, gs: Any, states: list[dict], numbers: Callable[[], Numbers]) -> None:
     """Do what `optim.Adafactor` says to vectors and matrices that have had the same number of steps."""
-    tables = _tables(xs[0].device.id, tuple([x.shape for x in xs]))
+    tables = keep(_tables(xs[0].device.id, tuple([x.shape for x in xs])))
     wide = np.dtype("f8" if xs[0].dtype.char == "d" else "f4")
     chunks = xp.empty(tables.room, dtype=wide)
     sums, levels = xp.empty(tables.owner.size, dtype=wide), xp.empty(3 * len(xs), dtype=wide)

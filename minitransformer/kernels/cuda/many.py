@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array
+from ...backend import Array, keep, to_backend
 
 CHUNK = 2048  # elements of an array that one block takes
 REMEMBERED = 1024  # lists of addresses
@@ -31,23 +31,22 @@ def addresses(xp: Any, arrays: tuple[Array, ...]) -> Array:
     key = tuple([a.data.ptr for a in arrays])
     found = _lists.get(key)
     if found is None:
-        found = _lists[key] = xp.asarray(np.array(key, dtype=np.uint64))
+        found = _lists[key] = to_backend(np.array(key, dtype=np.uint64), "cupy")
         if len(_lists) > REMEMBERED:
             _lists.popitem(last=False)
     else:
         _lists.move_to_end(key)
-    return found
+    return keep(found)
 
 
 @functools.lru_cache(maxsize=64)
 def pieces(device: int, sizes: tuple[int, ...]) -> tuple[Array, Array, Array, int]:
     """Return, on the device: each array's size; each block's array, and where in it the block begins; and how many."""
-    import cupy
-
     counts = [-(-n // CHUNK) for n in sizes]
     owner = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
     begin = np.concatenate([np.arange(c, dtype=np.int64) * CHUNK for c in counts]) if counts else np.zeros(0, np.int64)
-    return cupy.asarray(np.array(sizes, dtype=np.int64)), cupy.asarray(owner), cupy.asarray(begin), len(owner)
+    found = [to_backend(a, "cupy") for a in (np.array(sizes, dtype=np.int64), owner, begin)]
+    return found[0], found[1], found[2], len(owner)
 
 
 def pointers(xp: Any, arrays: tuple[Array, ...]) -> tuple[Any, Any]:
@@ -56,4 +55,4 @@ def pointers(xp: Any, arrays: tuple[Array, ...]) -> tuple[Any, Any]:
     if len(arrays) <= BY_VALUE:
         value["at"][: len(arrays)] = [a.data.ptr for a in arrays]
         return value, np.uintp(0)
-    return value, xp.asarray(np.array([a.data.ptr for a in arrays], dtype=np.uint64))
+    return value, to_backend(np.array([a.data.ptr for a in arrays], dtype=np.uint64), "cupy")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, to_numpy
+from ...backend import Array, keep, to_numpy
 from .many import CHUNK, CODE, addresses, pieces, pointers
 from .source import arrived, changing, source
 
@@ -158,7 +158,7 @@ Arrays = tuple[Array, ...]
 
 
 def _launch(xp: Any, name: str, like: Arrays, before: tuple, after: tuple) -> None:
-    sizes, owner, begin, blocks = pieces(like[0].device.id, tuple([a.size for a in like]))
+    sizes, owner, begin, blocks = keep(pieces(like[0].device.id, tuple([a.size for a in like])))
     if blocks:
         SOURCE(name, like[0].dtype, blocks, THREADS, (*before, sizes, owner, begin, *after))
 
