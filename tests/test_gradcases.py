@@ -17,7 +17,7 @@ NO_PARAMETERS = {"Module", "ModuleList", "Parameter"}
 
 @pytest.mark.parametrize("name", CASES)
 def test_first_and_second_derivatives_agree_with_differences(name, backend):
-    fewer = {}
+    fewer = {"points": 1} if name in gradcases.MODELS else {}  # `minitransformer gradcheck` takes two
     if backend == "cupy":  # the host mock takes its time; at order 1 both ways go through the kernels
         fewer = {"points": 1, "directions": 1}
         fewer |= {"order": 1} if name in gradcases.MODELS else {"max_coordinates": 9 if name in gradcases.OPS else 5}
