@@ -260,7 +260,7 @@ def _graphed(
     alone, wanted = isinstance(workers, Workers), config.graph is True
     if wanted and not alone:
         raise ValueError("graph=true is for one process; got several ranks; write graph=false")
-    if not (wanted or (config.graph == "auto" and can and alone)):
+    if not (wanted or (config.graph == "auto" and can and alone and hasattr(task, "tokens"))):
         return None
 
     def step(*arrays: Any) -> tuple[Any, int, Any]:

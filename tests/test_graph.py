@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -117,6 +118,15 @@ def test_what_cannot_be_recorded_is_taken_as_usual(change, tmp_path):
         np.testing.assert_array_equal(a[name], b[name])
     with pytest.raises((RuntimeError, ValueError, MemoryError)):
         trained(tmp_path / "asked", change=change, graph=True)
+
+
+@on_cupy
+def test_a_task_that_counts_no_tokens_is_not_recorded(tmp_path):
+    config = tasks.make_config("reversal", TINY)
+    task = tasks.make_task(config)
+    names = "model", "batch", "loss", "held_out_loss", "evaluate"
+    bare = types.SimpleNamespace(**{name: getattr(task, name) for name in names})
+    assert train(bare, config, tmp_path, quiet=True)["steps"] == config.steps
 
 
 @on_cupy

@@ -246,6 +246,7 @@ def reachable(*begin):
 
 
 def test_no_cycle_and_no_node_stays_behind(qkv):
+    mt.trace(attention, *qkv)  # kernels that CuPy compiles now leave cycles of its own
     gc.collect()
     gc.disable()
     try:

@@ -57,7 +57,8 @@ class StopAt:
 
     def __init__(self, task, step, how):
         self.model, self.inner, self.step, self.how = task.model, task, step, how
-        self.evaluate, self.held_out_loss, self.loss = task.evaluate, task.held_out_loss, task.loss
+        self.evaluate, self.held_out_loss = task.evaluate, task.held_out_loss
+        self.loss, self.tokens = task.loss, task.tokens
 
     def batch(self, step):
         if step == self.step:
