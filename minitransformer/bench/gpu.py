@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import backend
-from ..draw import bars
 from . import gpu_peer, long, on_gpu
-from .run import Place, choose, compare, step_lines
+from .run import Place, choose, compare, draw_steps, step_lines
 
 LENGTHS = (4096, 16384)
-FASTER = 2  # digits of milliseconds
+DIGITS = 2  # of milliseconds
 
 
 def gemm_rate(size: int = 8192) -> float:
@@ -76,7 +75,7 @@ def bench(peers: str | None, names: str | None, rounds: int, progress: Any) -> d
 def table(result: dict[str, Any]) -> list[str]:
     """Return a result as lines to print."""
     lines = [f"on one {result['device']}, which copies {result['copy'] / 1e9:,.0f} GB/s (read and written)"]
-    lines += step_lines(result["configs"], gpu_peer.PEERS, FASTER)
+    lines += step_lines(result["configs"], gpu_peer.PEERS, DIGITS)
     if result["long"]:
         lines.append(f"attention alone, forward and backward, 1 × {long.HEADS} heads × {long.WIDTH}")
     for row in result["long"]:
@@ -92,10 +91,4 @@ def table(result: dict[str, Any]) -> list[str]:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw the ratios of a training step, a panel for each configuration."""
-    known = gpu_peer.PEERS
-    groups = {
-        c["config"]: {known[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
-        for c in result["configs"]
-    }
-    beside = known[result["configs"][0]["reference"]][3]
-    bars(groups, path, f"Time of a training step on a GPU, as a fraction of {beside}", "less is faster")
+    draw_steps(result["configs"], gpu_peer.PEERS, path, "Time of a training step on a GPU")

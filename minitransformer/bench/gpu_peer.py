@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from . import configs
-from .peer import answer_orders
+from .peer import answer_orders, build
 
 
 class Ours:
@@ -35,10 +33,8 @@ class Ours:
         self.xp = backend.xp()
         model = configs.model(c)
         model.load_state_dict(weights)
-        workers, optimizer = (
-            Workers(model, _loss_of_arrays(model), 1),
-            optim.Adam(model.parameters(), configs.LEARNING_RATE),
-        )
+        workers = Workers(model, _loss_of_arrays(model), 1)
+        optimizer = optim.Adam(model.parameters(), lr=configs.LEARNING_RATE)
 
         def step(*arrays: Any) -> tuple[Any, int, Any]:
             loss, tokens = workers.backward(*arrays)
@@ -100,10 +96,7 @@ PEERS: dict[str, tuple[Callable, str, str, str]] = {
 
 def serve(name: str, config: str, weights: str) -> None:
     """Build the peer, then take orders from standard input until it ends."""
-    c = configs.CONFIGS[config]
-    with np.load(weights, allow_pickle=False) as file:
-        peer = PEERS[name][0](c, dict(file))
-    batches = itertools.cycle(configs.batches(c))
+    peer, batches = build(PEERS, name, config, weights)
 
     def answer(steps: int) -> dict[str, Any]:
         peer.wait()

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,17 @@ def answer_orders(answer: Callable[[int], dict[str, Any]]) -> None:
         sys.stdout.flush()
 
 
-def serve(name: str, config: str, weights: str) -> None:
-    """Build the peer, then take orders from standard input until it ends."""
+def build(known: dict[str, Any], name: str, config: str, weights: str) -> tuple[Any, Iterator[tuple[Any, ...]]]:
+    """Return one of the known peers with the weights of a file, and the batches it will get."""
     c = configs.CONFIGS[config]
     with np.load(weights, allow_pickle=False) as file:
-        peer = PEERS[name][0](c, dict(file))
-    batches = itertools.cycle(configs.batches(c))
+        peer = known[name][0](c, dict(file))
+    return peer, itertools.cycle(configs.batches(c))
+
+
+def serve(name: str, config: str, weights: str) -> None:
+    """Build the peer, then take orders from standard input until it ends."""
+    peer, batches = build(PEERS, name, config, weights)
 
     def answer(steps: int) -> dict[str, Any]:
         seconds, losses = [], []

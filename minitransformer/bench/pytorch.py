@@ -117,6 +117,16 @@ class Seq2Seq(nn.Module):
         return self.output(self.decoder(self.target_embedding(target) * self.root + self.table, memory, True))
 
 
+def train(model: Any, optimizer: Any, *arrays: torch.Tensor) -> torch.Tensor:
+    """Train a model on one batch and return its loss."""
+    *inputs, target = arrays
+    loss = F.cross_entropy(model(*inputs).flatten(0, 1), target.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
 class PyTorch:
     """A step of PyTorch on all cores. fused: Adam as one kernel; compiled: the model through torch.compile."""
 
@@ -131,12 +141,7 @@ class PyTorch:
 
     def step(self, *arrays: Any) -> float:
         """Train on one batch and return its loss."""
-        *inputs, target = (torch.from_numpy(a) for a in arrays)
-        loss = F.cross_entropy(self.run(*inputs).flatten(0, 1), target.flatten())
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+        return train(self.run, self.optimizer, *[torch.from_numpy(a) for a in arrays]).item()
 
 
 class PyTorchOnGpu:
@@ -151,21 +156,13 @@ class PyTorchOnGpu:
         self.recorded = recorded
         self.graph: Any = None
 
-    def _train(self, *arrays: torch.Tensor) -> torch.Tensor:
-        *inputs, target = arrays
-        loss = F.cross_entropy(self.run(*inputs).flatten(0, 1), target.flatten())
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
     def _record(self, batch: list[torch.Tensor]) -> None:
         """Record a step, after some on a stream of their own, as PyTorch asks for, which are undone."""
         self.batch, stream = [t.clone() for t in batch], torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                self._train(*self.batch)
+                train(self.run, self.optimizer, *self.batch)
         torch.cuda.current_stream().wait_stream(stream)
         self.model.load_state_dict(self.weights)
         for state in self.optimizer.state.values():
@@ -173,13 +170,13 @@ class PyTorchOnGpu:
                 value.zero_()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.loss = self._train(*self.batch)
+            self.loss = train(self.run, self.optimizer, *self.batch)
 
     def step(self, *arrays: Any) -> torch.Tensor:
         """Train on one batch and return its loss, which nobody has waited for."""
         batch = [torch.from_numpy(a).pin_memory().to("cuda", non_blocking=True) for a in arrays]
         if not self.recorded:
-            return self._train(*batch)
+            return train(self.run, self.optimizer, *batch)
         if self.graph is None:
             self._record(batch)
         for place, new in zip(self.batch, batch, strict=True):

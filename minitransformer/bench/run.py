@@ -245,9 +245,13 @@ def step_lines(compared: list[dict[str, Any]], known: dict[str, Any], digits: in
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw the ratios of a result, a panel for each configuration."""
+    draw_steps(result["configs"], PEERS, path, "Time of a training step")
+
+
+def draw_steps(compared: list[dict[str, Any]], known: dict[str, Any], path: Path, what: str) -> None:
+    """Draw what was compared, a panel for each configuration."""
     groups = {
-        c["config"]: {PEERS[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
-        for c in result["configs"]
+        c["config"]: {known[n][3]: (r["ratio"], r["least"], r["greatest"]) for n, r in c["peers"].items()}
+        for c in compared
     }
-    beside = PEERS[result["configs"][0]["reference"]][3]
-    bars(groups, path, f"Time of a training step, as a fraction of {beside}", "less is faster")
+    bars(groups, path, f"{what}, as a fraction of {known[compared[0]['reference']][3]}", "less is faster")

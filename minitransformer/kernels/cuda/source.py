@@ -164,13 +164,13 @@ class Source:
         for name, expression in zip(self.names, self.expressions(char), strict=True):
             self._compiled[name, char] = module.get_function(expression)
 
-    def __call__(self, name: str, dtype: Any, blocks: Any, threads: Any, args: tuple, shared: int = 0) -> None:
+    def __call__(self, name: str, dtype: Any, blocks: Any, threads: Any, args: tuple) -> None:
         """Launch a kernel; blocks, threads: how many, or (along x, along y)."""
         if (name, dtype.char) not in self._compiled:
             self._compile(dtype.char)
         grid = blocks if isinstance(blocks, tuple) else (blocks,)
         block = threads if isinstance(threads, tuple) else (threads,)
-        self._compiled[name, dtype.char](grid, block, args, shared_mem=shared)
+        self._compiled[name, dtype.char](grid, block, args)
 
     def by_rows(self, name: str, dtype: Any, rows: int, width: int, args: tuple) -> None:
         """Launch a kernel whose last arguments are these two, with enough threads for all rows; see `Rows`."""
