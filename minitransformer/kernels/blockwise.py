@@ -21,7 +21,7 @@ from ..backend import Array, Draw
 from ..ops.blockwise import Blocks, _blockwise_attention, distances, tile
 from ..ops.elementwise import sum_to
 from ..ops.position import sum_by_distance
-from .attention import SAFE_SCORE, in_heads, room, squared_norm
+from .attention import SAFE_SCORE, in_heads, room
 from .blas import blas_threads, limit_blas_threads
 from .block_terms import Task, Terms, of_head, quick_power
 from .registry import book, kernel, ones
@@ -29,6 +29,12 @@ from .registry import book, kernel, ones
 Made = tuple[Array, Callable]
 SIZE, TALL = 256, 512  # keys and queries of a block: two of them in float32 are half of a second cache, or all of it
 WORTH_THREADS = 1 << 19  # scores; below, starting a thread takes longer than it saves
+
+
+def squared_norm(xp: Any, x: Array) -> float:
+    """Return the largest |row|².    x: (B, H, T, K)"""
+    rows = x.swapaxes(1, 2)  # as they lie in memory, where heads are slices of one row
+    return float(xp.matmul((rows * rows).reshape(-1, x.shape[-1]), ones(xp, x.shape[-1], x)).max())
 
 
 def _tasks(b: int, h: int, scores: int) -> tuple[list[Task], int]:
