@@ -24,6 +24,11 @@ FUNCTIONS = (
     ("bli_thread_set_num_threads", "bli_thread_get_num_threads"),
 )
 
+CORE_NAMES = (
+    "scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename64_", "openblas_get_corename",
+)  # fmt: skip
+UNPACKED = dict.fromkeys(("skylakex", "cooperlake", "sapphirerapids"), 100**3)
+
 
 def _libraries() -> list[str]:
     """Return the paths of the shared libraries that may hold NumPy's products."""
@@ -34,6 +39,26 @@ def _libraries() -> list[str]:
         root = Path(np.__file__).parent
         paths = {str(p) for folder in (root.parent / "numpy.libs", root / ".dylibs") for p in folder.glob("*")}
     return sorted(p for p in paths if any(word in p.lower() for word in ("blas", "mkl_rt", "blis")))
+
+
+@functools.cache
+def unpacked() -> int:
+    """Return up to how many multiplications BLAS takes two matrices as they lie; 0 where it never does.
+
+    A product begins with copies of its matrices, laid out for the processor. OpenBLAS leaves them out for small ones,
+    but only where it has code for that: for processors with AVX-512. Small products are then the faster ones.
+    """
+    for path in _libraries():
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for name in CORE_NAMES:
+            if hasattr(library, name):
+                core = getattr(library, name)
+                core.restype = ctypes.c_char_p
+                return UNPACKED.get(core().decode().lower(), 0)
+    return 0
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,9 @@ def quick_power() -> tuple[Any, float]:
 
 
 @functools.lru_cache(maxsize=64)
-def _outside(shift: int, n: int, m: int, causal: bool, window: int) -> Array:
-    """Return where n queries may not look at m keys, the first of which lies `shift` behind the first query's own."""
-    return ~band_mask(np.arange(n), np.arange(m) + shift, causal, window)
+def _inside(shift: int, n: int, m: int, causal: bool, window: int) -> Array:
+    """Return where n queries may look at m keys, the first of which lies `shift` behind the first query's own."""
+    return band_mask(np.arange(n), np.arange(m) + shift, causal, window)
 
 
 class Task(NamedTuple):
@@ -54,7 +55,32 @@ class Terms(NamedTuple):
     shifted: bool  # are scores unbounded, so that a row's maximum is taken off?
     exp: Any  # of scores in its own units
 
-    def before(self, z: Array, rows: slice, keys: slice) -> None:
+    def steps(self, rows: slice) -> Iterator[tuple[slice, slice, Array | None]]:
+        """Yield the blocks of keys that a block of queries looks at, which of them look, and where they may (or None).
+
+        The latter is for the first of these queries; those after them may look at all keys of the block.
+        """
+        blocks = self.blocks
+        for keys in blocks.of(rows):
+            crossed = blocks.crossed(rows, keys)
+            queries = blocks.looking(rows, keys) if crossed else rows
+            hidden = crossed or blocks.mask is not None
+            yield keys, queries, self._inside(queries, keys) if hidden else None
+
+    def _inside(self, rows: slice, keys: slice) -> Array | None:
+        blocks, inside = self.blocks, None
+        n, m = rows.stop - rows.start, keys.stop - keys.start
+        if blocks.crossed(rows, keys):
+            shift = keys.start - (rows.start + blocks.s - blocks.t)
+            if blocks.mask is None and not blocks.window:
+                n = min(n, shift + m - 1)  # later ones stand at the last key, or behind it
+            inside = _inside(shift, n, m, blocks.causal, blocks.window)
+        if blocks.mask is not None:
+            own = np.broadcast_to(tile(blocks.mask, rows, keys), (n, m))
+            inside = own if inside is None else own & inside
+        return inside if inside is not None and not inside.all() else None
+
+    def before(self, z: Array, rows: slice, keys: slice, inside: Array | None) -> None:
         """Add biases to a block of scores. Unbounded ones are −∞ where nobody may look."""
         if self.bias is not None:
             z += tile(self.bias, rows, keys)
@@ -62,30 +88,13 @@ class Terms(NamedTuple):
             near = self.distance_bias[distances(self.blocks.t, rows, keys)]
             step, last = near.strides[0], z.shape[0] - 1
             z += np.lib.stride_tricks.as_strided(near[last:], z.shape, (-step, step))
-        if self.shifted:
-            self._hide(z, rows, keys, -math.inf)
+        if self.shifted and inside is not None:
+            np.copyto(z[: len(inside)], -math.inf, where=~inside)
 
-    def after(self, p: Array, rows: slice, keys: slice) -> None:
+    def after(self, p: Array, inside: Array | None) -> None:
         """Let the powers of bounded scores be 0 where nobody may look: powers of −∞ would take longer."""
-        if not self.shifted:
-            self._hide(p, rows, keys, 0.0)
-
-    def _hide(self, z: Array, rows: slice, keys: slice, value: float) -> None:
-        outside = self.outside(rows, keys)
-        if outside is not None:
-            np.copyto(z, value, where=outside)
-
-    def outside(self, rows: slice, keys: slice) -> Array | None:
-        """Return where nobody may look (as a block, or what broadcasts to it), or None."""
-        blocks, out = self.blocks, None
-        if blocks.crossed(rows, keys):
-            shift = keys.start - (rows.start + blocks.s - blocks.t)
-            sizes = rows.stop - rows.start, keys.stop - keys.start
-            out = _outside(shift, *sizes, blocks.causal, blocks.window)
-        if blocks.mask is not None:
-            hidden = ~tile(blocks.mask, rows, keys)
-            out = hidden if out is None else out | hidden
-        return out if out is not None and out.any() else None
+        if not self.shifted and inside is not None:
+            p[: len(inside)] *= inside
 
     def kept(self, rows: slice) -> Array | None:
         """Return which weights of a block of queries dropout keeps, (rows, s)."""

@@ -22,19 +22,29 @@ from ..ops.blockwise import Blocks, _blockwise_attention, distances, tile
 from ..ops.elementwise import sum_to
 from ..ops.position import sum_by_distance
 from .attention import SAFE_SCORE, in_heads, room
-from .blas import blas_threads, limit_blas_threads
+from .blas import blas_threads, limit_blas_threads, unpacked
 from .block_terms import Task, Terms, of_head, quick_power
-from .registry import book, kernel, ones
+from .products import multiply, multiply_transposed, parts_of_transposed
+from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
-SIZE, TALL = 256, 512  # keys and queries of a block: two of them in float32 are half of a second cache, or all of it
+SIZE, TALL = (192, 800) if unpacked() else (256, 512)  # keys and queries of a block, at most
+TOGETHER = 80 if unpacked() else 64  # queries that are not torn apart
 WORTH_THREADS = 1 << 19  # scores; below, starting a thread takes longer than it saves
 
 
-def squared_norm(xp: Any, x: Array) -> float:
-    """Return the largest |row|².    x: (B, H, T, K)"""
-    rows = x.swapaxes(1, 2)  # as they lie in memory, where heads are slices of one row
-    return float(xp.matmul((rows * rows).reshape(-1, x.shape[-1]), ones(xp, x.shape[-1], x)).max())
+def _bounded(xp: Any, q: Array, k: Array, scale: float) -> bool:
+    """Tell whether no score of a head can be too large for its exponential: |q·k| ≤ |q|·|k|.    q: (T, K), k: (S, K)"""
+    longest = [float(xp.vecdot(x, x).max()) for x in (q, k)]
+    return scale * scale * longest[0] * longest[1] <= SAFE_SCORE**2  # nan is not
+
+
+def _height(t: int) -> int:
+    """Return how many queries a block has: of several heights the one that leaves the least of the last block empty."""
+    units = -(-t // TOGETHER)
+    most = TALL // TOGETHER
+    height = min(range(most, most // 2, -1), key=lambda height: -(-units // height) * height)
+    return min(height * TOGETHER, t)
 
 
 def _tasks(b: int, h: int, scores: int) -> tuple[list[Task], int]:
@@ -62,20 +72,25 @@ def _one_blas_thread(threads: int) -> Any:
 
 
 class Scratch:
-    """Two arrays with room for a block, and one for what it adds, so that no block asks for memory."""
+    """Arrays with room for two blocks and for what they add, so that no block asks for memory."""
 
-    def __init__(self, dtype: Any, t: int, s: int, width: int):
-        n, m = min(TALL, t), min(SIZE, s)
-        sizes = n * m, n * m, max(n, m) * width
-        self.arrays = [np.empty(size, dtype=dtype) for size in sizes]
+    def __init__(self, dtype: Any, tall: int, s: int, width: int):
+        m = min(SIZE, s)
+        self.scores, self.sums = on_lines(np, (2, tall * m), dtype), on_lines(np, (2 * max(tall, m) * width,), dtype)
+        most = max(parts_of_transposed(n, m, width) for n in range(1, tall + 1))
+        self.parts = on_lines(np, (2 * most * m * width,), dtype)
+        self.views: dict[tuple[int, int], Array] = {}
 
-    def block(self, which: int, n: int, m: int) -> Array:
-        """Return an array (n, m) of what is there."""
-        return self.arrays[which][: n * m].reshape(n, m)
+    def blocks(self, n: int, m: int) -> Array:
+        """Return room for two blocks of scores.    → (2, n, m)"""
+        found = self.views.get((n, m))
+        if found is None:
+            found = self.views[n, m] = self.scores[:, : n * m].reshape(2, n, m)
+        return found
 
-    def product(self, a: Array, b: Array) -> Array:
-        """Multiply two matrices into the last of the arrays: until the next product."""
-        return np.matmul(a, b, out=self.block(2, len(a), b.shape[1]))
+    def added(self, *shape: int) -> Array:
+        """Return room for what a block adds to something, until the next block's."""
+        return self.sums[: math.prod(shape)].reshape(shape)
 
 
 @kernel(_blockwise_attention)
@@ -85,27 +100,32 @@ def blockwise_attention(
 ) -> Made:  # fmt: skip
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); blocks are of its own size."""
     added = [x for x in (mask, bias, distance_bias) if x is not None]
-    if not in_heads(q, k, v) or q.dtype.char not in "fd" or any(x.ndim > 4 for x in added):
+    fits = in_heads(q, k, v) and k.shape == v.shape and q.dtype.char in "fd"
+    if not fits or any(x.ndim > 4 for x in added):
         settings = {"scale": scale, "causal": causal, "window": window, "dropout": dropout, "learned": learned}
         return book(_blockwise_attention)(xp, q, k, v, mask, bias, distance_bias, **settings, size=size)
     b, h, t, width = q.shape
     s, shape = k.shape[2], (*q.shape[:3], k.shape[2])
     tasks, threads = _tasks(b, h, b * h * t * s)
-    with _one_blas_thread(threads):
-        bound = scale * scale * squared_norm(xp, q) * squared_norm(xp, k)
-    shifted = not bound <= SAFE_SCORE**2 or len(added) > (mask is not None)  # so that nan counts, too
+    shifted: dict[tuple[int, int], bool] = {}  # of each head
     y, level = room(xp, (b, h, t, v.shape[-1]), q.dtype), xp.empty((b, h, t), dtype=q.dtype)
-    exp, unit = (xp.exp, 1.0) if shifted else quick_power()
+    tall = _height(t)
 
-    def terms(task: Task) -> Terms:
-        blocks = Blocks(t, s, of_head(mask, 2, task), causal, window, SIZE, TALL)
+    def terms(task: Task) -> tuple[Terms, float]:
+        """Return the terms of a head, and the unit of its scores."""
+        blocks = Blocks(t, s, of_head(mask, 2, task), causal, window, SIZE, tall)
         along = None if distance_bias is None else xp.ascontiguousarray(of_head(distance_bias, 1, task))
-        return Terms(blocks, of_head(bias, 2, task), along, dropout, task, shape, shifted, exp)
+        unbounded = shifted[task.b, task.h]
+        exp, unit = (xp.exp, 1.0) if unbounded else quick_power()
+        return Terms(blocks, of_head(bias, 2, task), along, dropout, task, shape, unbounded, exp), unit
 
     def forward(task: Task) -> None:
-        own, scratch = terms(task), Scratch(q.dtype, t, s, v.shape[-1])
-        q_head, v_head = q[task.b, task.h] * (scale / unit), v[task.b, task.h]
-        k_t = xp.ascontiguousarray(k[task.b, task.h].T)
+        q_head, v_head = (_laid_out(xp, x[task.b, task.h]) for x in (q, v))
+        biased = bias is not None or distance_bias is not None
+        shifted[task.b, task.h] = biased or not _bounded(xp, q_head, k[task.b, task.h], scale)
+        (own, unit), scratch = terms(task), Scratch(q.dtype, tall, s, v.shape[-1])
+        q_head *= scale / unit
+        k_t = [panel[0] for panel in _panels(xp, k[task.b, task.h])]
         for rows in own.blocks.rows()[task.part :: task.parts]:
             mixed, tops, totals = _rows_forward(xp, own, scratch, rows, q_head, k_t, v_head)
             y[task.b, task.h, rows], level[task.b, task.h, rows] = mixed, tops + xp.log(totals) / unit
@@ -117,9 +137,9 @@ def blockwise_attention(
         g_bias, g_distance = (None if x is None or not learned else xp.zeros_like(x) for x in (bias, distance_bias))
         lock = threading.Lock()  # around what several heads add to
 
-        def backward(task: Task) -> tuple[Task, Array, Array]:
-            own, at = terms(task), (task.b, task.h)
-            delta = (g[at] * y[at]).sum(axis=-1, keepdims=True)
+        def backward(task: Task) -> tuple[Task, Array | None]:
+            (own, unit), at = terms(task), (task.b, task.h)
+            delta = xp.vecdot(g[at], y[at])[:, None]
             arrays = _Backward(xp, own, q[at] * (scale / unit), k[at], v[at], g[at], level[at][:, None], delta)
             for rows in own.blocks.rows()[task.part :: task.parts]:
                 for queries, keys, g_z in arrays.blocks_of(rows):
@@ -134,18 +154,43 @@ def blockwise_attention(
                         with lock:
                             along += part
                 xp.multiply(arrays.g_q, scale, out=g_q[(*at, rows)])
-            arrays.g_k *= unit  # made with q / unit
-            return task, arrays.g_k, arrays.g_v
+            arrays.g_kv[0] *= unit  # made with q / unit
+            if task.part == 0:
+                g_k[at], g_v[at] = arrays.g_kv
+            return task, arrays.g_kv if task.part else None
 
-        for task, g_k_part, g_v_part in _share(backward, tasks, threads):
-            for whole, part in ((g_k, g_k_part), (g_v, g_v_part)):
-                if task.part:
-                    whole[task.b, task.h] += part
-                else:
-                    whole[task.b, task.h] = part
+        for task, parts in _share(backward, tasks, threads):
+            if parts is not None:
+                g_k[task.b, task.h] += parts[0]
+                g_v[task.b, task.h] += parts[1]
         return g_q, g_k, g_v, None, g_bias, g_distance
 
     return y, vjp
+
+
+def _laid_out(xp: Any, x: Array) -> Array:
+    """Return a matrix row by row, beginning where a line of cache does."""
+    out = on_lines(xp, x.shape, x.dtype)
+    out[...] = x
+    return out
+
+
+def _panels(xp: Any, *matrices: Array, last: float | None = None) -> list[Array]:
+    """Return transposes cut into blocks of columns, each of which lies by itself.    n times (S, K) → (n, K, SIZE), ...
+
+    last: a number that stands below each column, so that there are K + 1 rows.
+    """
+    (s, width), n = matrices[0].shape, len(matrices)
+    whole, left = divmod(s, SIZE)
+    panels: list[Array] = []
+    for count, size, first in ((whole, SIZE, 0), (1, left, whole * SIZE)):
+        if count and size:
+            room = on_lines(xp, (count, n, width + (last is not None), size), matrices[0].dtype)
+            for i, x in enumerate(matrices):
+                room[:, i, :width] = x[first : first + count * size].reshape(count, size, width).swapaxes(1, 2)
+            room[:, :, width:] = last
+            panels += list(room)
+    return panels
 
 
 def _rows_forward(
@@ -159,12 +204,11 @@ def _rows_forward(
     mixed, total = xp.zeros((n, v.shape[-1]), dtype=q.dtype), xp.zeros(n, dtype=q.dtype)
     top, shift = xp.full(n, -math.inf, dtype=q.dtype), xp.zeros(n, dtype=q.dtype)
     kept = own.kept(rows)
-    for keys in own.blocks.of(rows):
-        queries = own.blocks.looking(rows, keys)
+    for keys, queries, inside in own.steps(rows):
         here = slice(queries.start - rows.start, queries.stop - rows.start)
-        z = scratch.block(0, here.stop - here.start, keys.stop - keys.start)
-        xp.matmul(q[queries], k_t[:, keys], out=z)
-        own.before(z, queries, keys)
+        z = scratch.blocks(here.stop - here.start, keys.stop - keys.start)[0]
+        multiply(xp, q[queries], k_t[keys.start // SIZE], z)
+        own.before(z, queries, keys, inside)
         if own.shifted:
             new_top = xp.maximum(top[here], z.max(axis=1))
             shift[here] = xp.where(new_top == -math.inf, 0.0, new_top)
@@ -174,11 +218,11 @@ def _rows_forward(
             z -= shift[here, None]
             top[here] = new_top
         own.exp(z, out=z)
-        own.after(z, queries, keys)
+        own.after(z, inside)
         total[here] += z @ ones(xp, z.shape[1], z)
         if kept is not None:
             z *= kept[here, keys]
-        mixed[here] += scratch.product(z, v[keys])
+        mixed[here] += multiply(xp, z, v[keys], scratch.added(len(z), v.shape[1]))
     empty = total == 0
     total[empty] = 1.0
     mixed *= (own.survivor / total)[:, None]
@@ -186,45 +230,44 @@ def _rows_forward(
 
 
 class _Backward:
-    """The gradients of one head's q, k and v, that grow with every block. q: in units."""
+    """The gradients of one head's q, k and v, that grow with every block. q: in units.
+
+    Scores and their gradients, and the two sums over queries that they end in, are made by one call each.
+    """
 
     def __init__(self, xp: Any, own: Terms, q: Array, k: Array, v: Array, g: Array, level: Array, delta: Array):
-        self.xp, self.own, self.scratch = xp, own, Scratch(q.dtype, len(q), len(k), max(k.shape[1], v.shape[1]))
-        self.k, self.g, self.q = k, g * own.survivor, q
-        one = xp.ones((1, k.shape[0]), dtype=q.dtype)
-        self.q_level, self.k_one = xp.concatenate([q, -level], axis=1), xp.concatenate([k.T, one])
+        self.xp, self.own, self.width = xp, own, k.shape[1]
+        self.scratch = Scratch(q.dtype, own.blocks.tall, len(k), self.width)
         self.delta = delta if own.dropout else None  # else subtracted by the product
-        self.g_delta, self.v_one = self.g, xp.ascontiguousarray(v.T)
-        if not own.dropout:
-            self.g_delta, self.v_one = xp.concatenate([g, -delta], axis=1), xp.concatenate([v.T, one])
-        self.g_k, self.g_v = xp.zeros(k.shape, dtype=q.dtype), xp.zeros(v.shape, dtype=q.dtype)
+        self.left = on_lines(xp, (2, len(q), self.width + 1), q.dtype)
+        self.left[0, :, :-1], self.left[0, :, -1:] = q, -level
+        xp.multiply(g, own.survivor, out=self.left[1, :, :-1])
+        self.left[1, :, -1:] = 0 if own.dropout else -delta
+        self.right, self.k = _panels(xp, k, v, last=1.0), _laid_out(xp, k)
+        self.g_kv = on_lines(xp, (2, *k.shape), q.dtype)
+        self.g_kv[...] = 0
 
     def blocks_of(self, rows: slice) -> Any:
         """Go through the keys of a block of queries; yield who looks, at what, and the gradient of those scores.
 
         At the end, g_q holds what these queries get (but for the scale).
         """
-        xp, own = self.xp, self.own
-        kept, product = own.kept(rows), self.scratch.product
-        self.g_q = xp.zeros((rows.stop - rows.start, self.q.shape[1]), dtype=self.q.dtype)
-        for keys in own.blocks.of(rows):
-            queries = own.blocks.looking(rows, keys)
-            here = slice(queries.start - rows.start, queries.stop - rows.start)
-            p, g_z = (self.scratch.block(i, here.stop - here.start, keys.stop - keys.start) for i in (0, 1))
-            xp.matmul(self.q_level[queries], self.k_one[:, keys], out=p)
-            own.before(p, queries, keys)
+        xp, own, scratch = self.xp, self.own, self.scratch
+        kept = own.kept(rows)
+        self.g_q = xp.zeros((rows.stop - rows.start, self.width), dtype=self.k.dtype)
+        for keys, queries, inside in own.steps(rows):
+            here, m = slice(queries.start - rows.start, queries.stop - rows.start), keys.stop - keys.start
+            left, both = self.left[:, queries], scratch.blocks(here.stop - here.start, m)
+            p, g_z = multiply(xp, left, self.right[keys.start // SIZE], both)
+            own.before(p, queries, keys, inside)
             own.exp(p, out=p)
-            own.after(p, queries, keys)
-            xp.matmul(self.g_delta[queries], self.v_one[:, keys], out=g_z)
-            if kept is None:
-                self.g_v[keys] += product(p.T, self.g[queries])
-                g_z *= p
-            else:
+            own.after(p, inside)
+            if kept is not None:
                 g_z *= kept[here, keys]
                 g_z -= self.delta[queries]  # type: ignore[index]
-                g_z *= p
+            g_z *= p
+            if kept is not None:
                 p *= kept[here, keys]
-                self.g_v[keys] += product(p.T, self.g[queries])
-            self.g_q[here] += product(g_z, self.k[keys])
-            self.g_k[keys] += product(g_z.T, self.q[queries])
+            self.g_kv[:, keys] += multiply_transposed(xp, both[::-1], left[..., :-1], scratch.added(2, m, self.width), scratch.parts)
+            self.g_q[here] += multiply(xp, g_z, self.k[keys], scratch.added(len(g_z), self.width))
             yield queries, keys, g_z
