@@ -61,8 +61,9 @@ class Terms(NamedTuple):
         The latter is for the first of these queries; those after them may look at all keys of the block.
         """
         blocks = self.blocks
+        bounded = blocks.causal or blocks.window
         for keys in blocks.of(rows):
-            crossed = blocks.crossed(rows, keys)
+            crossed = bounded and blocks.crossed(rows, keys)
             queries = blocks.looking(rows, keys) if crossed else rows
             hidden = crossed or blocks.mask is not None
             yield keys, queries, self._inside(queries, keys) if hidden else None

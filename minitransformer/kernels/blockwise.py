@@ -24,7 +24,7 @@ from ..ops.position import sum_by_distance
 from .attention import SAFE_SCORE, in_heads, room
 from .blas import blas_threads, limit_blas_threads, unpacked
 from .block_terms import Task, Terms, of_head, quick_power
-from .products import multiply, multiply_transposed, parts_of_transposed
+from .products import by_rows, of_transposed, parts_of_transposed
 from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
@@ -72,25 +72,21 @@ def _one_blas_thread(threads: int) -> Any:
 
 
 class Scratch:
-    """Arrays with room for two blocks and for what they add, so that no block asks for memory."""
+    """Room for two blocks of scores and for what they add, so that no block asks for memory."""
 
     def __init__(self, dtype: Any, tall: int, s: int, width: int):
         m = min(SIZE, s)
-        self.scores, self.sums = on_lines(np, (2, tall * m), dtype), on_lines(np, (2 * max(tall, m) * width,), dtype)
+        self.scores, self.sums = on_lines(np, (2, tall * m), dtype), on_lines(np, (2, max(tall, m) * width), dtype)
         most = max(parts_of_transposed(n, m, width) for n in range(1, tall + 1))
         self.parts = on_lines(np, (2 * most * m * width,), dtype)
-        self.views: dict[tuple[int, int], Array] = {}
 
     def blocks(self, n: int, m: int) -> Array:
         """Return room for two blocks of scores.    → (2, n, m)"""
-        found = self.views.get((n, m))
-        if found is None:
-            found = self.views[n, m] = self.scores[:, : n * m].reshape(2, n, m)
-        return found
+        return self.scores[:, : n * m].reshape(2, n, m)
 
-    def added(self, *shape: int) -> Array:
-        """Return room for what a block adds to something, until the next block's."""
-        return self.sums[: math.prod(shape)].reshape(shape)
+    def added(self, n: int, width: int) -> Array:
+        """Return room for what two blocks add to something.    → (2, n, width)"""
+        return self.sums[:, : n * width].reshape(2, n, width)
 
 
 @kernel(_blockwise_attention)
@@ -203,26 +199,32 @@ def _rows_forward(
     n = rows.stop - rows.start
     mixed, total = xp.zeros((n, v.shape[-1]), dtype=q.dtype), xp.zeros(n, dtype=q.dtype)
     top, shift = xp.full(n, -math.inf, dtype=q.dtype), xp.zeros(n, dtype=q.dtype)
-    kept = own.kept(rows)
+    kept, shape = own.kept(rows), (0, 0, 0)
     for keys, queries, inside in own.steps(rows):
-        here = slice(queries.start - rows.start, queries.stop - rows.start)
-        z = scratch.blocks(here.stop - here.start, keys.stop - keys.start)[0]
-        multiply(xp, q[queries], k_t[keys.start // SIZE], z)
+        now = queries.start, queries.stop, keys.stop - keys.start
+        if now != shape:  # else all stays where it is
+            shape, (first, end, m) = now, now
+            here = slice(first - rows.start, end - rows.start)
+            z, more = scratch.blocks(end - first, m)[0], scratch.added(end - first, v.shape[1])[0]
+            scores_with, mix = by_rows(xp, q[queries], z), by_rows(xp, z, more)
+            along, total_here, mixed_here = ones(xp, m, z), total[here], mixed[here]
+        scores_with(k_t[keys.start // SIZE])
         own.before(z, queries, keys, inside)
         if own.shifted:
             new_top = xp.maximum(top[here], z.max(axis=1))
             shift[here] = xp.where(new_top == -math.inf, 0.0, new_top)
             shrunk = own.exp(top[here] - shift[here])
-            total[here] *= shrunk
-            mixed[here] *= shrunk[:, None]
+            total_here *= shrunk
+            mixed_here *= shrunk[:, None]
             z -= shift[here, None]
             top[here] = new_top
         own.exp(z, out=z)
         own.after(z, inside)
-        total[here] += z @ ones(xp, z.shape[1], z)
+        total_here += z @ along
         if kept is not None:
             z *= kept[here, keys]
-        mixed[here] += multiply(xp, z, v[keys], scratch.added(len(z), v.shape[1]))
+        mix(v[keys])
+        mixed_here += more
     empty = total == 0
     total[empty] = 1.0
     mixed *= (own.survivor / total)[:, None]
@@ -255,10 +257,17 @@ class _Backward:
         xp, own, scratch = self.xp, self.own, self.scratch
         kept = own.kept(rows)
         self.g_q = xp.zeros((rows.stop - rows.start, self.width), dtype=self.k.dtype)
+        shape = 0, 0, 0
         for keys, queries, inside in own.steps(rows):
-            here, m = slice(queries.start - rows.start, queries.stop - rows.start), keys.stop - keys.start
-            left, both = self.left[:, queries], scratch.blocks(here.stop - here.start, m)
-            p, g_z = multiply(xp, left, self.right[keys.start // SIZE], both)
+            now = queries.start, queries.stop, keys.stop - keys.start
+            if now != shape:  # else all stays where it is
+                shape, (first, end, m) = now, now
+                here = slice(first - rows.start, end - rows.start)
+                left, both = self.left[:, queries], scratch.blocks(end - first, m)
+                (p, g_z), more, more_q = both, scratch.added(m, self.width), scratch.added(end - first, self.width)[0]
+                scores_with, to_queries, g_q = by_rows(xp, left, both), by_rows(xp, g_z, more_q), self.g_q[here]
+                to_keys = of_transposed(xp, both[::-1], left[..., :-1], more, scratch.parts)
+            scores_with(self.right[keys.start // SIZE])
             own.before(p, queries, keys, inside)
             own.exp(p, out=p)
             own.after(p, inside)
@@ -268,6 +277,8 @@ class _Backward:
             g_z *= p
             if kept is not None:
                 p *= kept[here, keys]
-            self.g_kv[:, keys] += multiply_transposed(xp, both[::-1], left[..., :-1], scratch.added(2, m, self.width), scratch.parts)
-            self.g_q[here] += multiply(xp, g_z, self.k[keys], scratch.added(len(g_z), self.width))
+            to_keys()
+            self.g_kv[:, keys] += more
+            to_queries(self.k[keys])
+            g_q += more_q
             yield queries, keys, g_z

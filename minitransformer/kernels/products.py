@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
@@ -28,32 +29,38 @@ def rows_at_once(rows: int, each: int) -> int:
     return next((many for many in range(limit // each, FEWEST - 1, -1) if rows % many == 0), 0)
 
 
-def multiply(xp: Any, a: Array, b: Array, out: Array) -> Array:
-    """Return a·b, made in `out`.    a: (..., N, K), b: (..., K, M) → (..., N, M)"""
-    (*stack, n, inner), m = a.shape, b.shape[-1]
+def by_rows(xp: Any, a: Array, out: Array) -> Callable[[Array], Array]:
+    """Return b ↦ a·b, made in `out`, for one `a` and many b.    a: (..., N, K), b: (..., K, M), out: (..., N, M)"""
+    (*stack, n, inner), m = a.shape, out.shape[-1]
     many = rows_at_once(n, inner * m)
     if not many:
-        return xp.matmul(a, b, out=out)
-    xp.matmul(a.reshape(*stack, -1, many, inner), b[..., None, :, :], out=out.reshape(*stack, -1, many, m))
-    return out
+        return lambda b: xp.matmul(a, b, out=out)
+    rows, to = a.reshape(*stack, -1, many, inner), out.reshape(*stack, -1, many, m)
+    return lambda b: xp.matmul(rows, b[..., None, :, :], out=to)
 
 
 def parts_of_transposed(n: int, k: int, m: int) -> int:
-    """Return how many parts `multiply_transposed` adds up; 0 for none.    sizes: as there"""
+    """Return how many parts `of_transposed` adds up; 0 for none.    sizes: as there"""
     many = rows_at_once(n, k * m)
     return n // many if many else 0
 
 
-def multiply_transposed(xp: Any, a: Array, b: Array, out: Array, room: Array) -> Array:
-    """Return aᵀ·b, made in `out`.    a: (..., N, K), b: (..., N, M) → (..., K, M)
+def of_transposed(xp: Any, a: Array, b: Array, out: Array, room: Array) -> Callable[[], Array]:
+    """Return a function that makes aᵀ·b in `out`.    a: (..., N, K), b: (..., N, M), out: (..., K, M)
 
     room: flat, for the parts that are added up, which is a product with ones.
     """
     (*stack, n, k), m = a.shape, b.shape[-1]
     count = parts_of_transposed(n, k, m)
     if not count:
-        return xp.matmul(a.swapaxes(-1, -2), b, out=out)
+        return lambda: xp.matmul(a.swapaxes(-1, -2), b, out=out)
     parts = room[: math.prod(stack) * count * k * m].reshape(*stack, count, k, m)
-    xp.matmul(a.reshape(*stack, count, -1, k).swapaxes(-1, -2), b.reshape(*stack, count, -1, m), out=parts)
-    xp.matmul(ones(xp, count, a), parts.reshape(*stack, count, k * m), out=out.reshape(*stack, k * m))
-    return out
+    left, right = a.reshape(*stack, count, -1, k).swapaxes(-1, -2), b.reshape(*stack, count, -1, m)
+    along, flat, to = ones(xp, count, a), parts.reshape(*stack, count, k * m), out.reshape(*stack, k * m)
+
+    def product() -> Array:
+        xp.matmul(left, right, out=parts)
+        xp.matmul(along, flat, out=to)
+        return out
+
+    return product
