@@ -8,10 +8,12 @@ from typing import Any
 
 from ..backend import Array
 from ..ops.linear import _linear, _matmul
+from .products import by_columns, by_rows, rows_at_once
 from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
 LARGE = 1 << 20  # bytes
+SMALL = 8_192  # weights; for more, small products gain less than their layout costs
 
 
 @kernel(_linear)
@@ -22,14 +24,21 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
     rows = x.reshape(-1, x.shape[-1])
     shape = len(rows), len(weight)
     large = math.prod(shape) * x.itemsize >= LARGE  # what is smaller goes sooner where matmul itself finds the room
-    y = xp.matmul(rows, weight.T, out=on_lines(xp, shape, x.dtype) if large else None)
+    if weight.size <= SMALL and rows_at_once(len(rows), weight.size):
+        y = by_rows(xp, rows, xp.empty(shape, dtype=x.dtype))(xp.ascontiguousarray(weight.T))
+    else:
+        y = xp.matmul(rows, weight.T, out=on_lines(xp, shape, x.dtype) if large else None)
+    y = y.reshape(shape)
     if bias is not None:
         y += bias
 
     def vjp(g: Array) -> tuple[Array, Array, Array | None]:
         g_rows = g.reshape(-1, g.shape[-1])
         g_bias = None if bias is None else xp.matmul(ones(xp, len(g_rows), g), g_rows)
-        return xp.matmul(g_rows, weight).reshape(x.shape), xp.matmul(g_rows.T, rows), g_bias
+        if weight.size > SMALL:
+            return xp.matmul(g_rows, weight).reshape(x.shape), xp.matmul(g_rows.T, rows), g_bias
+        g_x = by_rows(xp, g_rows, xp.empty(rows.shape, dtype=g.dtype))(weight)
+        return g_x.reshape(x.shape), by_columns(xp, g_rows, rows), g_bias
 
     return y.reshape(*x.shape[:-1], weight.shape[0]), vjp
 

@@ -39,6 +39,15 @@ def by_rows(xp: Any, a: Array, out: Array) -> Callable[[Array], Array]:
     return lambda b: xp.matmul(rows, b[..., None, :, :], out=to)
 
 
+def by_columns(xp: Any, a: Array, b: Array) -> Array:
+    """Return aᵀ·b, a few columns of `a` at a time.    a: (N, K), b: (N, M) → (K, M)"""
+    many = rows_at_once(a.shape[1], b.size)
+    if not many:
+        return xp.matmul(a.T, b)
+    columns = a.reshape(len(a), -1, many).transpose(1, 2, 0)
+    return xp.matmul(columns, b).reshape(a.shape[1], b.shape[1])
+
+
 def parts_of_transposed(n: int, k: int, m: int) -> int:
     """Return how many parts `of_transposed` adds up; 0 for none.    sizes: as there"""
     many = rows_at_once(n, k * m)
