@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 
 from ..backend import Array
 from ..ops.attention import _allowed, _attention
+from .blas import unpacked
+from .products import by_rows
 from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
 SAFE_SCORE = 40.0  # e⁴⁰ = 2e17: the sum of a million of them, and its square, fits into float32
+TILE = 64  # keys of a product, where BLAS is faster at small ones
 LEAST_SUM = 1e-20  # of a row's exponentials; what vanished beside it, below 1e-38 each, is below 1e-12 of it
 QUERIES = 64  # rows of scores in a block, at most
 BLOCK_SCORES = 128 * 1024  # scores in a block: half a megabyte in float32, which the second cache holds
@@ -34,7 +37,7 @@ class Block(NamedTuple):
     p: Array
 
 
-def _plan(xp: Any, q: Array, k: Array, mask: Array | None) -> list[tuple[slice, slice, slice]]:
+def _plan(xp: Any, q: Array, k: Array, mask: Array | None, tiles: _Tiles) -> list[tuple[slice, slice, slice]]:
     """Cut B × T into blocks, and leave out keys at the end that no query of a block may look at."""
     b, h, t, s = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
     step = min(t, QUERIES)
@@ -44,9 +47,47 @@ def _plan(xp: Any, q: Array, k: Array, mask: Array | None) -> list[tuple[slice, 
         queries, end = slice(first, first + step), s
         if mask is not None and t > step and mask.shape[-2] == t and mask.shape[-1] == s:
             looked_at = mask[..., queries, :].reshape(-1, s).any(axis=0)
-            end = s - int(looked_at[::-1].argmax()) if looked_at.any() else 1
+            end = tiles.end(s - int(looked_at[::-1].argmax()) if looked_at.any() else 1)
         plan += [(slice(i, i + at_once), queries, slice(0, end)) for i in range(0, b, at_once)]
     return plan
+
+
+class _Tiles:
+    """Keys (or values) cut up for products as they suit BLAS: tiles of TILE, each of which lies by itself, or one.
+
+    Small ones are faster where `blas.unpacked` says so; then whole matrices have to lie row by row, too.
+    """
+
+    def __init__(self, xp: Any, keys: int, scores: int):
+        small = scores * TILE > unpacked() >= TILE**3 and keys % TILE == 0
+        self.xp, self.size, self.whole = xp, TILE if small else keys, not small
+
+    def end(self, end: int) -> int:
+        """Return where some first keys end, if tiles are taken whole."""
+        return end if self.whole else -(-end // self.size) * self.size
+
+    def rows(self, x: Array) -> Array:
+        """Return a stack of matrices for products that read its rows.    (B, H, S, K) → the same"""
+        return x if self.whole else self.xp.ascontiguousarray(x)
+
+    def columns(self, x: Array) -> Array:
+        """Return the transpose in tiles.    (B, H, S, K) → (B, H, S/size, K, size)"""
+        tiles = x.reshape(*x.shape[:2], -1, self.size, x.shape[-1]).swapaxes(-1, -2)
+        return self.xp.ascontiguousarray(tiles)  # small products by a transposed view are slow
+
+    def product(self, a: Array, columns: Array, end: int) -> Array:
+        """Return a·b for the first columns of b.    (B, H, N, K), (B, H, S/size, K, size) → (B, H, N, end)"""
+        count, size = -(-end // self.size), min(end, self.size)
+        out = self.xp.empty((*a.shape[:3], end), dtype=a.dtype)
+        parts = out.reshape(*a.shape[:3], count, size).swapaxes(2, 3)
+        self.xp.matmul(a[:, :, None], columns[:, :, :count, :, :size], out=parts)
+        return out
+
+    def transposed_product(self, a: Array, b: Array, out: Array) -> None:
+        """Make aᵀ·b in `out`.    (B, H, N, S), (B, H, N, K) → (B, H, S, K)"""
+        size = min(self.size, a.shape[-1])
+        left = a.reshape(*a.shape[:3], -1, size).transpose(0, 1, 3, 4, 2)
+        self.xp.matmul(left, b[:, :, None], out=out.reshape(*out.shape[:2], -1, size, out.shape[-1]))
 
 
 def in_heads(q: Array, k: Array, v: Array) -> bool:
@@ -73,7 +114,8 @@ def attention(
     b, h, t, width = q.shape
     s = k.shape[2]
     q_scaled = q * scale
-    plan = _plan(xp, q, k, mask)
+    tiles = _Tiles(xp, s, min(t, QUERIES) * s)
+    plan = _plan(xp, q, k, mask, tiles)
     shares = None if mask is None else mask.astype(q.dtype)
 
     def part_of(x: Array | None, *block: slice) -> Array | None:
@@ -84,14 +126,14 @@ def attention(
         return xp.broadcast_to(x, (b, h, t, s))[batch, :, queries, keys]
 
     y = room(xp, (b, h, t, v.shape[-1]), q.dtype)
-    k_t, blocks = xp.ascontiguousarray(k.swapaxes(-1, -2)), []  # small products by a transposed view are slow
+    k_columns, v_rows, blocks = tiles.columns(k), tiles.rows(v), []
     for batch, queries, keys in plan:
-        left, right = q_scaled[batch, :, queries], k_t[batch, ..., keys]
-        p, total = xp.matmul(left, right), None
+        left, right = q_scaled[batch, :, queries], k_columns[batch]
+        p, total = tiles.product(left, right, keys.stop), None
         if p.max() <= SAFE_SCORE:  # nan is not
             total = _exponentials(xp, p, part_of(shares, batch, queries, keys))
             if not total.min() >= LEAST_SUM:
-                p, total = xp.matmul(left, right), None
+                p, total = tiles.product(left, right, keys.stop), None
         if total is None:
             p = _shifted(xp, p, part_of(mask, batch, queries, keys))
             total = _exponentials(xp, p, None)
@@ -99,7 +141,7 @@ def attention(
         p *= xp.divide(1.0, total, out=total)
         factors = part_of(kept, batch, queries, keys)
         mixed = p if factors is None else p * factors
-        xp.matmul(mixed, v[batch, :, keys], out=y[batch, :, queries])
+        by_rows(xp, mixed, y[batch, :, queries])(v_rows[batch, :, keys])
         blocks.append(Block(batch, queries, keys, p))
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, None, None]:
@@ -107,23 +149,25 @@ def attention(
         g_q, g_k, g_v = (room(xp, (b, h, n, d), g.dtype) for n, d in sizes)
         rows = (g * y).swapaxes(1, 2)
         delta = xp.matmul(rows.reshape(-1, g.shape[-1]), ones(xp, g.shape[-1], g)).reshape(b, t, h, 1).swapaxes(1, 2)
-        v_t, begun = xp.ascontiguousarray(v.swapaxes(-1, -2)), set()
+        v_columns, k_rows, begun = tiles.columns(v), tiles.rows(k), set()
         for batch, queries, keys, p in sorted(blocks, key=lambda block: -block.keys.stop):  # the furthest first
             g_block = g[batch, :, queries]
             factors = part_of(kept, batch, queries, keys)
             mixed = p if factors is None else p * factors
-            g_p = xp.matmul(g_block, v_t[batch, ..., keys])
+            g_p = tiles.product(g_block, v_columns[batch], keys.stop)
             if factors is not None:
                 g_p *= factors
             g_p -= delta[batch, :, queries]
             g_p *= p
-            xp.matmul(g_p, k[batch, :, keys], out=g_q[batch, :, queries])
+            by_rows(xp, g_p, g_q[batch, :, queries])(k_rows[batch, :, keys])
             for total, left, right in ((g_v, mixed, g_block), (g_k, g_p, q_scaled[batch, :, queries])):
                 part = total[batch, :, keys]
                 if batch.start in begun:
-                    part += xp.matmul(left.swapaxes(-1, -2), right)
+                    more = xp.empty(part.shape, dtype=part.dtype)
+                    tiles.transposed_product(left, right, more)
+                    part += more
                 else:
-                    xp.matmul(left.swapaxes(-1, -2), right, out=part)
+                    tiles.transposed_product(left, right, part)
                     total[batch, :, keys.stop :] = 0
             begun.add(batch.start)
         g_q *= scale
