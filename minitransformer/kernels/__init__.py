@@ -13,6 +13,7 @@ What pays in NumPy, and is done here:
     out= and in place                        saves the page faults of a fresh array
     blocks that fit into the second cache    several passes over them cost little more than one
     a derivative kept from the forward       one array instead of the three or four that it is made of
+    many small products instead of one       up to 1.4 times faster where BLAS does not pack them (AVX-512)
 """
 
 from __future__ import annotations

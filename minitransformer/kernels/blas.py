@@ -25,8 +25,10 @@ FUNCTIONS = (
 )
 
 CORE_NAMES = (
-    "scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename64_", "openblas_get_corename",
+    "scipy_openblas_get_corename64_", "scipy_openblas_get_corename",
+    "openblas_get_corename64_", "openblas_get_corename",
 )  # fmt: skip
+# OpenBLAS's name for a kind of processor → multiplications in a product that it does not pack
 UNPACKED = dict.fromkeys(("skylakex", "cooperlake", "sapphirerapids"), 100**3)
 
 

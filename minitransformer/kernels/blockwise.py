@@ -1,8 +1,9 @@
 """Attention in blocks, in place, on as many threads as a product of matrices may use.
 
 What differs from the book's page: a thread takes a head, and all products inside are its own; blocks are taller than
-wide, so that keys and values pass by less often; a row's maximum is looked for only where the scores could overflow
-without it; and backwards, where p = e^(s − level), the level is one more column of q against a row of ones below kᵀ, so
+wide, so that keys and values pass by less often, and their products are cut up where BLAS is faster at small ones; calls
+are few, since a thread that comes back from one waits for Python; a row's maximum is looked for only where the scores
+could overflow without it; and backwards, where p = e^(s − level), the level is one more column of q against a row of ones below kᵀ, so
 that the product subtracts it, and −δ is one more column of g. Bounded scores may be in units of ln 2, for powers of 2.
 """
 
@@ -96,8 +97,7 @@ def blockwise_attention(
 ) -> Made:  # fmt: skip
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); blocks are of its own size."""
     added = [x for x in (mask, bias, distance_bias) if x is not None]
-    fits = in_heads(q, k, v) and k.shape == v.shape and q.dtype.char in "fd"
-    if not fits or any(x.ndim > 4 for x in added):
+    if not in_heads(q, k, v) or q.dtype.char not in "fd" or any(x.ndim > 4 for x in added):
         settings = {"scale": scale, "causal": causal, "window": window, "dropout": dropout, "learned": learned}
         return book(_blockwise_attention)(xp, q, k, v, mask, bias, distance_bias, **settings, size=size)
     b, h, t, width = q.shape
@@ -151,14 +151,14 @@ def blockwise_attention(
                             along += part
                 xp.multiply(arrays.g_q, scale, out=g_q[(*at, rows)])
             arrays.g_kv[0] *= unit  # made with q / unit
-            if task.part == 0:
-                g_k[at], g_v[at] = arrays.g_kv
+            if not task.part:
+                g_k[at], g_v[at] = arrays.g_kv[0, :, :width], arrays.g_kv[1, :, : v.shape[-1]]
             return task, arrays.g_kv if task.part else None
 
-        for task, parts in _share(backward, tasks, threads):
-            if parts is not None:
-                g_k[task.b, task.h] += parts[0]
-                g_v[task.b, task.h] += parts[1]
+        for task, more in _share(backward, tasks, threads):
+            if more is not None:
+                g_k[task.b, task.h] += more[0, :, :width]
+                g_v[task.b, task.h] += more[1, :, : v.shape[-1]]
         return g_q, g_k, g_v, None, g_bias, g_distance
 
     return y, vjp
@@ -174,16 +174,18 @@ def _laid_out(xp: Any, x: Array) -> Array:
 def _panels(xp: Any, *matrices: Array, last: float | None = None) -> list[Array]:
     """Return transposes cut into blocks of columns, each of which lies by itself.    n times (S, K) → (n, K, SIZE), ...
 
-    last: a number that stands below each column, so that there are K + 1 rows.
+    A narrower matrix gets zeros. last: a number that stands below each column, so that there are K + 1 rows.
     """
-    (s, width), n = matrices[0].shape, len(matrices)
+    s, n, width = len(matrices[0]), len(matrices), max(x.shape[1] for x in matrices)
     whole, left = divmod(s, SIZE)
     panels: list[Array] = []
     for count, size, first in ((whole, SIZE, 0), (1, left, whole * SIZE)):
         if count and size:
             room = on_lines(xp, (count, n, width + (last is not None), size), matrices[0].dtype)
             for i, x in enumerate(matrices):
-                room[:, i, :width] = x[first : first + count * size].reshape(count, size, width).swapaxes(1, 2)
+                own = x.shape[1]
+                room[:, i, :own] = x[first : first + count * size].reshape(count, size, own).swapaxes(1, 2)
+                room[:, i, own:width] = 0
             room[:, :, width:] = last
             panels += list(room)
     return panels
@@ -238,15 +240,17 @@ class _Backward:
     """
 
     def __init__(self, xp: Any, own: Terms, q: Array, k: Array, v: Array, g: Array, level: Array, delta: Array):
-        self.xp, self.own, self.width = xp, own, k.shape[1]
+        self.xp, self.own, self.width = xp, own, max(k.shape[1], v.shape[1])  # the narrower one gets zeros
         self.scratch = Scratch(q.dtype, own.blocks.tall, len(k), self.width)
         self.delta = delta if own.dropout else None  # else subtracted by the product
         self.left = on_lines(xp, (2, len(q), self.width + 1), q.dtype)
-        self.left[0, :, :-1], self.left[0, :, -1:] = q, -level
-        xp.multiply(g, own.survivor, out=self.left[1, :, :-1])
+        if k.shape[1] != v.shape[1]:
+            self.left[...] = 0
+        self.left[0, :, : k.shape[1]], self.left[0, :, -1:] = q, -level
+        xp.multiply(g, own.survivor, out=self.left[1, :, : v.shape[1]])
         self.left[1, :, -1:] = 0 if own.dropout else -delta
         self.right, self.k = _panels(xp, k, v, last=1.0), _laid_out(xp, k)
-        self.g_kv = on_lines(xp, (2, *k.shape), q.dtype)
+        self.g_kv = on_lines(xp, (2, len(k), self.width), q.dtype)
         self.g_kv[...] = 0
 
     def blocks_of(self, rows: slice) -> Any:
@@ -256,7 +260,7 @@ class _Backward:
         """
         xp, own, scratch = self.xp, self.own, self.scratch
         kept = own.kept(rows)
-        self.g_q = xp.zeros((rows.stop - rows.start, self.width), dtype=self.k.dtype)
+        self.g_q = xp.zeros((rows.stop - rows.start, self.k.shape[1]), dtype=self.k.dtype)
         shape = 0, 0, 0
         for keys, queries, inside in own.steps(rows):
             now = queries.start, queries.stop, keys.stop - keys.start
@@ -264,7 +268,8 @@ class _Backward:
                 shape, (first, end, m) = now, now
                 here = slice(first - rows.start, end - rows.start)
                 left, both = self.left[:, queries], scratch.blocks(end - first, m)
-                (p, g_z), more, more_q = both, scratch.added(m, self.width), scratch.added(end - first, self.width)[0]
+                (p, g_z), more = both, scratch.added(m, self.width)
+                more_q = scratch.added(end - first, self.k.shape[1])[0]
                 scores_with, to_queries, g_q = by_rows(xp, left, both), by_rows(xp, g_z, more_q), self.g_q[here]
                 to_keys = of_transposed(xp, both[::-1], left[..., :-1], more, scratch.parts)
             scores_with(self.right[keys.start // SIZE])

@@ -9,6 +9,7 @@ import pytest
 import minitransformer as mt
 from minitransformer import ops
 from minitransformer.bench.attention import counted_products
+from minitransformer.kernels import blockwise, products
 from minitransformer.kernels.blas import limit_blas_threads
 from minitransformer.ops.blockwise import Blocks, _blockwise_attention
 from minitransformer.ops.mask import band_mask
@@ -39,9 +40,24 @@ def run(f, arrays):
     return [y.numpy(), *[t.grad.numpy() for t in tensors]]
 
 
+@pytest.fixture(params=["as they are", "of 8 keys", "of 8 keys, cut up"])
+def blocks(request, monkeypatch):
+    """The kernel's blocks, larger than these sequences or small; and their products, cut up or not, on any machine."""
+    if request.param != "as they are":
+        for name, value in (("SIZE", 8), ("TALL", 16), ("TOGETHER", 4)):
+            monkeypatch.setattr(blockwise, name, value)
+    products.rows_at_once.cache_clear()
+    monkeypatch.setattr(products, "FEWEST", 2)
+    monkeypatch.setattr(products, "unpacked", lambda: 5 * 8 * 4 if "cut" in request.param else 0)
+    yield request.param
+    products.rows_at_once.cache_clear()
+
+
 @pytest.mark.parametrize("hides, adds, dropout_p", list(itertools.product(HIDES, ADDS, (0.0, 0.3))))
-def test_blocks_give_what_the_dense_op_gives(hides, adds, dropout_p, rng, monkeypatch):
+def test_blocks_give_what_the_dense_op_gives(hides, adds, dropout_p, rng, monkeypatch, blocks):
     given, names = inputs(rng), ADDS[adds]
+    if "cut" in blocks:
+        given["v"] = given["v"][..., :3].copy()  # narrower than keys, or wider
     arrays = [given[name] for name in ("q", "k", "v", *names)]
 
     def attend(op, **settings):
@@ -59,6 +75,21 @@ def test_blocks_give_what_the_dense_op_gives(hides, adds, dropout_p, rng, monkey
     for a, b, c in zip(dense, book, fast, strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
         np.testing.assert_allclose(c, a, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("length, window", [(n, w) for n in (33, 34, 35, 47, 48) for w in (0, 3, 40)])
+def test_causal_blocks_of_any_length(length, window, rng, blocks):
+    given = inputs(rng, length, length)
+    arrays = [given[name] for name in "qkv"]
+
+    def attend(op, **settings):
+        return lambda q, k, v: op(q, k, v, causal=True, window=window, **settings)
+
+    with mt.use_kernels(False):
+        dense = run(attend(ops.scaled_dot_product_attention, blockwise=False), arrays)
+    fast = run(attend(ops.blockwise_attention), arrays)
+    for a, b in zip(dense, fast, strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
 
 
 def test_a_row_that_may_look_nowhere_gives_zeros_and_no_gradient(rng):
