@@ -1,10 +1,11 @@
 """Attention in blocks, in place, on as many threads as a product of matrices may use.
 
 What differs from the book's page: a thread takes a head, and all products inside are its own; blocks are taller than
-wide, so that keys and values pass by less often, and their products are cut up where BLAS is faster at small ones; calls
-are few, since a thread that comes back from one waits for Python; a row's maximum is looked for only where the scores
-could overflow without it; and backwards, where p = e^(s − level), the level is one more column of q against a row of ones below kᵀ, so
-that the product subtracts it, and −δ is one more column of g. Bounded scores may be in units of ln 2, for powers of 2.
+wide, so that keys and values pass by less often, and their products are cut up where BLAS is faster at small ones;
+calls are few, since a thread that comes back from one may have to wait for Python; a row's maximum is looked for only
+where the scores could overflow without it; and backwards, where p = e^(s − level), the level is one more column of q
+against a row of ones below kᵀ, so that the product subtracts it, and −δ is one more column of g. Bounded scores may be
+in units of ln 2, for powers of 2.
 """
 
 from __future__ import annotations
