@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..backend import Array
 from ..ops.attention import _allowed, _attention
-from .blas import unpacked
+from .blas import blas_threads, unpacked
 from .products import by_rows
 from .registry import book, kernel, ones
 
@@ -59,7 +59,7 @@ class _Tiles:
     """
 
     def __init__(self, xp: Any, keys: int, scores: int):
-        small = scores * TILE > unpacked() >= TILE**3 and keys % TILE == 0
+        small = scores * TILE > unpacked() >= TILE**3 and keys % TILE == 0 and blas_threads() == 1
         self.xp, self.size, self.whole = xp, TILE if small else keys, not small
 
     def end(self, end: int) -> int:

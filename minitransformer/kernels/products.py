@@ -11,18 +11,22 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array
-from .blas import unpacked
+from .blas import blas_threads, unpacked
 from .registry import ones
 
 FEWEST = 16  # rows worth a product of their own
 
 
-@functools.lru_cache(maxsize=1024)
 def rows_at_once(rows: int, each: int) -> int:
     """Return how many rows to multiply at a time, a divisor of their count; 0 for all of them.
 
-    each: multiplications that a row takes.
+    each: multiplications that a row takes. Where BLAS may use several threads it is left to do so.
     """
+    return _rows_at_once(rows, each) if blas_threads() == 1 else 0
+
+
+@functools.lru_cache(maxsize=1024)
+def _rows_at_once(rows: int, each: int) -> int:
     limit = unpacked()
     if rows * each <= limit or FEWEST * each > limit:
         return 0

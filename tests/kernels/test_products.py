@@ -13,10 +13,11 @@ LIMIT = 4_096
 
 @pytest.fixture(autouse=True)
 def limit(monkeypatch):
-    products.rows_at_once.cache_clear()
+    products._rows_at_once.cache_clear()
     monkeypatch.setattr(products, "unpacked", lambda: LIMIT)
+    monkeypatch.setattr(products, "blas_threads", lambda: 1)
     yield
-    products.rows_at_once.cache_clear()
+    products._rows_at_once.cache_clear()
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 64, 96, 100, 960, 1_009])
@@ -32,6 +33,12 @@ def test_rows_are_cut_evenly_and_small_enough(rows, each):
 
 def test_nothing_is_cut_where_blas_packs_everything(monkeypatch):
     monkeypatch.setattr(products, "unpacked", lambda: 0)
+    assert products.rows_at_once(4_096, 64) == 0
+
+
+def test_several_threads_of_blas_are_left_their_work(monkeypatch):
+    assert products.rows_at_once(4_096, 64)
+    monkeypatch.setattr(products, "blas_threads", lambda: 2)
     assert products.rows_at_once(4_096, 64) == 0
 
 
@@ -82,6 +89,7 @@ def test_a_transpose_a_few_columns_at_a_time(columns, rng, multiplied):
 @pytest.mark.parametrize("keys", [128, 192, 130])
 def test_attention_over_tiles_of_keys(keys, causal, rng, monkeypatch, multiplied):
     monkeypatch.setattr(attention, "unpacked", lambda: 64**3)
+    monkeypatch.setattr(attention, "blas_threads", lambda: 1)
     mixed = [rng.standard_normal((2, n, 3, 8)).swapaxes(1, 2) for n in (100, keys, keys)]
     g = rng.standard_normal((2, 3, 100, 8))
     y, vjp = attention.attention(np, *mixed, None, None, None, scale=0.3, causal=causal)
