@@ -377,6 +377,23 @@ def test_scores_that_are_not_numbers_stay_visible(rng):
     assert np.isnan(y[0, 0, 0]).all() and np.isfinite(y[1]).all() and np.isfinite(y[0, 0, 1:]).all()
 
 
+@pytest.mark.parametrize("level", [-100.0, -60.0, -30.0, 30.0, 60.0, 100.0])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_row_of_scores_far_from_the_others_is_as_exact_as_they_are(level, causal, rng):
+    q, k, v, g = rng.standard_normal((4, 2, 3, 9, 8))
+    k[..., 0], q[..., 0], q[0, 1, 4, 0] = 1.0, 0.0, level
+    arrays = [mt.tensor(a, dtype="float32", requires_grad=True) for a in (q, k, v)]
+    exact = [mt.tensor(a, requires_grad=True) for a in (q, k, v)]
+    y = ops.scaled_dot_product_attention(*arrays, causal=causal, scale=1.0)
+    y.backward(g.astype("float32"))
+    with mt.use_kernels(False):
+        book = ops.scaled_dot_product_attention(*exact, causal=causal, scale=1.0)
+        book.backward(g)
+    for ours, theirs in zip((y, *(a.grad for a in arrays)), (book, *(a.grad for a in exact)), strict=True):
+        bound = 1e-4 * max(1.0, abs(theirs.numpy()).max())  # a score of 100 has five decimals in single precision
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=bound)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(), (0, 3), (7, 5), (257, 1031), (131_072,)])
 def test_what_is_large_begins_on_a_line(shape, dtype):
