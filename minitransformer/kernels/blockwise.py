@@ -26,7 +26,7 @@ from ..ops.position import sum_by_distance
 from .attention import SAFE_SCORE, in_heads, room
 from .blas import blas_threads, limit_blas_threads, unpacked
 from .block_terms import Task, Terms, of_head, quick_power
-from .products import by_rows, of_transposed, parts_of_transposed
+from .products import by_rows, most_parts, of_transposed
 from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
@@ -79,8 +79,7 @@ class Scratch:
     def __init__(self, dtype: Any, tall: int, s: int, width: int):
         m = min(SIZE, s)
         self.scores, self.sums = on_lines(np, (2, tall * m), dtype), on_lines(np, (2, max(tall, m) * width), dtype)
-        most = max(parts_of_transposed(n, m, width) for n in range(1, tall + 1))
-        self.parts = on_lines(np, (2 * most * m * width,), dtype)
+        self.parts = on_lines(np, (2 * most_parts(tall, m, width) * m * width,), dtype)
 
     def blocks(self, n: int, m: int) -> Array:
         """Return room for two blocks of scores.    → (2, n, m)"""

@@ -52,10 +52,10 @@ def by_columns(xp: Any, a: Array, b: Array) -> Array:
     return xp.matmul(columns, b).reshape(a.shape[1], b.shape[1])
 
 
-def parts_of_transposed(n: int, k: int, m: int) -> int:
-    """Return how many parts `of_transposed` adds up; 0 for none.    sizes: as there"""
-    many = rows_at_once(n, k * m)
-    return n // many if many else 0
+@functools.lru_cache(maxsize=64)
+def most_parts(n: int, k: int, m: int) -> int:
+    """Return how many parts `of_transposed` adds up at most, of up to N rows."""
+    return max((rows // many for rows in range(1, n + 1) if (many := _rows_at_once(rows, k * m))), default=0)
 
 
 def of_transposed(xp: Any, a: Array, b: Array, out: Array, room: Array) -> Callable[[], Array]:
@@ -64,9 +64,10 @@ def of_transposed(xp: Any, a: Array, b: Array, out: Array, room: Array) -> Calla
     room: flat, for the parts that are added up, which is a product with ones.
     """
     (*stack, n, k), m = a.shape, b.shape[-1]
-    count = parts_of_transposed(n, k, m)
-    if not count:
+    many = rows_at_once(n, k * m)
+    if not many:
         return lambda: xp.matmul(a.swapaxes(-1, -2), b, out=out)
+    count = n // many
     parts = room[: math.prod(stack) * count * k * m].reshape(*stack, count, k, m)
     left, right = a.reshape(*stack, count, -1, k).swapaxes(-1, -2), b.reshape(*stack, count, -1, m)
     along, flat, to = ones(xp, count, a), parts.reshape(*stack, count, k * m), out.reshape(*stack, k * m)

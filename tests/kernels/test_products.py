@@ -14,10 +14,12 @@ LIMIT = 4_096
 @pytest.fixture(autouse=True)
 def limit(monkeypatch):
     products._rows_at_once.cache_clear()
+    products.most_parts.cache_clear()
     monkeypatch.setattr(products, "unpacked", lambda: LIMIT)
     monkeypatch.setattr(products, "blas_threads", lambda: 1)
     yield
     products._rows_at_once.cache_clear()
+    products.most_parts.cache_clear()
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 64, 96, 100, 960, 1_009])
@@ -72,7 +74,7 @@ def test_rows_by_a_matrix(stack, n, rng, multiplied):
 def test_a_transpose_by_a_matrix(stack, n, rng, multiplied):
     a, b, out = rng.standard_normal((*stack, n, 16)), rng.standard_normal((*stack, n, 10)), np.empty((*stack, 16, 10))
     room = np.empty(8 * out.size)
-    assert products.parts_of_transposed(n, 16, 10) == (2 if n == 48 else 0)
+    assert products.most_parts(48, 16, 10) == 2 and products.most_parts(51, 16, 10) == 3  # 51 are 3 times 17
     assert products.of_transposed(np, a, b, out, room)() is out or n == 53
     np.testing.assert_allclose(out, a.swapaxes(-1, -2) @ b, rtol=0, atol=1e-12)
     assert multiplied[0] == (16, 24 if n == 48 else 53, 10)

@@ -47,11 +47,13 @@ def blocks(request, monkeypatch):
         for name, value in (("SIZE", 8), ("TALL", 16), ("TOGETHER", 4)):
             monkeypatch.setattr(blockwise, name, value)
     products._rows_at_once.cache_clear()
+    products.most_parts.cache_clear()
     monkeypatch.setattr(products, "FEWEST", 2)
     monkeypatch.setattr(products, "unpacked", lambda: 5 * 8 * 4 if "cut" in request.param else 0)
     monkeypatch.setattr(products, "blas_threads", lambda: 1)
     yield request.param
     products._rows_at_once.cache_clear()
+    products.most_parts.cache_clear()
 
 
 @pytest.mark.parametrize("hides, adds, dropout_p", list(itertools.product(HIDES, ADDS, (0.0, 0.3))))
