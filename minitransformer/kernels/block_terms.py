@@ -12,7 +12,6 @@ import numpy as np
 
 from ..backend import Array, Draw
 from ..ops.blockwise import Blocks, distances, tile
-from ..ops.mask import band_mask
 from .dropout import kept_rows
 
 
@@ -26,12 +25,6 @@ def quick_power() -> tuple[Any, float]:
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index,call-overload]
     quick = sys.platform.startswith("linux") and {"AVX512_SKX", "X86_V4"} & set(found)
     return (np.exp2, math.log(2)) if quick else (np.exp, 1.0)
-
-
-@functools.lru_cache(maxsize=64)
-def _inside(shift: int, n: int, m: int, causal: bool, window: int) -> Array:
-    """Return where n queries may look at m keys, the first of which lies `shift` behind the first query's own."""
-    return band_mask(np.arange(n), np.arange(m) + shift, causal, window)
 
 
 class Task(NamedTuple):
@@ -75,11 +68,14 @@ class Terms(NamedTuple):
             shift = keys.start - (rows.start + blocks.s - blocks.t)
             if blocks.mask is None and not blocks.window:
                 n = min(n, shift + m - 1)  # later ones stand at the last key, or behind it
-            inside = _inside(shift, n, m, blocks.causal, blocks.window)
+            distance = np.arange(shift - n + 1, shift + m)  # of keys from queries: one more per key, one less per query
+            near = (distance >= blocks.behind) & (distance <= blocks.ahead)
+            inside = np.lib.stride_tricks.as_strided(near[n - 1 :], (n, m), (-near.itemsize, near.itemsize))
         if blocks.mask is not None:
             own = np.broadcast_to(tile(blocks.mask, rows, keys), (n, m))
             inside = own if inside is None else own & inside
-        return inside if inside is not None and not inside.all() else None
+            return None if inside.all() else inside
+        return inside
 
     def before(self, z: Array, rows: slice, keys: slice, inside: Array | None) -> None:
         """Add biases to a block of scores. Unbounded ones are −∞ where nobody may look."""
