@@ -22,8 +22,8 @@ from .registry import book, kernel, ones
 
 Made = tuple[Array, Callable]
 SAFE_SCORE = 40.0  # e⁴⁰ = 2e17: the sum of a million of them, and its square, fits into float32
-TILE = 64  # keys of a product, where BLAS is faster at small ones
 LEAST_SUM = 1e-20  # of a row's exponentials; what vanished beside it, below 1e-38 each, is below 1e-12 of it
+TILE = 64  # keys of a product, where BLAS is faster at small ones
 QUERIES = 64  # rows of scores in a block, at most
 BLOCK_SCORES = 128 * 1024  # scores in a block: half a megabyte in float32, which the second cache holds
 
@@ -35,21 +35,6 @@ class Block(NamedTuple):
     queries: slice
     keys: slice
     p: Array
-
-
-def _plan(xp: Any, q: Array, k: Array, mask: Array | None, tiles: _Tiles) -> list[tuple[slice, slice, slice]]:
-    """Cut B × T into blocks, and leave out keys at the end that no query of a block may look at."""
-    b, h, t, s = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
-    step = min(t, QUERIES)
-    at_once = max(1, BLOCK_SCORES // (h * step * s))
-    plan = []
-    for first in range(0, t, step):
-        queries, end = slice(first, first + step), s
-        if mask is not None and t > step and mask.shape[-2] == t and mask.shape[-1] == s:
-            looked_at = mask[..., queries, :].reshape(-1, s).any(axis=0)
-            end = tiles.end(s - int(looked_at[::-1].argmax()) if looked_at.any() else 1)
-        plan += [(slice(i, i + at_once), queries, slice(0, end)) for i in range(0, b, at_once)]
-    return plan
 
 
 class _Tiles:
@@ -88,6 +73,21 @@ class _Tiles:
         size = min(self.size, a.shape[-1])
         left = a.reshape(*a.shape[:3], -1, size).transpose(0, 1, 3, 4, 2)
         self.xp.matmul(left, b[:, :, None], out=out.reshape(*out.shape[:2], -1, size, out.shape[-1]))
+
+
+def _plan(xp: Any, q: Array, k: Array, mask: Array | None, tiles: _Tiles) -> list[tuple[slice, slice, slice]]:
+    """Cut B × T into blocks, and leave out keys at the end that no query of a block may look at."""
+    b, h, t, s = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+    step = min(t, QUERIES)
+    at_once = max(1, BLOCK_SCORES // (h * step * s))
+    plan = []
+    for first in range(0, t, step):
+        queries, end = slice(first, first + step), s
+        if mask is not None and t > step and mask.shape[-2] == t and mask.shape[-1] == s:
+            looked_at = mask[..., queries, :].reshape(-1, s).any(axis=0)
+            end = tiles.end(s - int(looked_at[::-1].argmax()) if looked_at.any() else 1)
+        plan += [(slice(i, i + at_once), queries, slice(0, end)) for i in range(0, b, at_once)]
+    return plan
 
 
 def in_heads(q: Array, k: Array, v: Array) -> bool:

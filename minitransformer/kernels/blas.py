@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,19 @@ def _libraries() -> list[str]:
     return sorted(p for p in paths if any(word in p.lower() for word in ("blas", "mkl_rt", "blis")))
 
 
+def _functions(choices: Sequence[tuple[str, ...]]) -> list[Any] | None:
+    """Return the first of some sets of functions that a library has whole; None if none has one."""
+    for path in _libraries():
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for names in choices:
+            if all(hasattr(library, name) for name in names):
+                return [getattr(library, name) for name in names]
+    return None
+
+
 @functools.cache
 def unpacked() -> int:
     """Return up to how many multiplications BLAS takes two matrices as they lie; 0 where it never does.
@@ -50,31 +64,17 @@ def unpacked() -> int:
     A product begins with copies of its matrices, laid out for the processor. OpenBLAS leaves them out for small ones,
     but only where it has code for that: for processors with AVX-512. Small products are then the faster ones.
     """
-    for path in _libraries():
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for name in CORE_NAMES:
-            if hasattr(library, name):
-                core = getattr(library, name)
-                core.restype = ctypes.c_char_p
-                return UNPACKED.get(core().decode().lower(), 0)
-    return 0
+    found = _functions([(name,) for name in CORE_NAMES])
+    if found is None:
+        return 0
+    found[0].restype = ctypes.c_char_p
+    return UNPACKED.get(found[0]().decode().lower(), 0)
 
 
 @functools.cache
-def _controls() -> tuple[Callable, Callable] | None:
+def _controls() -> list[Any] | None:
     """Return (set, get) of the library in use; None for one that has no such functions (Apple's Accelerate)."""
-    for path in _libraries():
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for set_name, get_name in FUNCTIONS:
-            if hasattr(library, set_name) and hasattr(library, get_name):
-                return getattr(library, set_name), getattr(library, get_name)
-    return None
+    return _functions(FUNCTIONS)
 
 
 def blas_threads() -> int:

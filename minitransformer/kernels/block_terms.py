@@ -27,6 +27,12 @@ def quick_power() -> tuple[Any, float]:
     return (np.exp2, math.log(2)) if quick else (np.exp, 1.0)
 
 
+def _along_diagonals(x: Array, n: int, m: int) -> Array:
+    """Return a view of what `ops.by_distance` makes.    (n + m − 1,) → (n, m)"""
+    step = x.strides[0]
+    return np.lib.stride_tricks.as_strided(x[n - 1 :], (n, m), (-step, step))
+
+
 class Task(NamedTuple):
     """One head of one sequence, and which share of its blocks of queries."""
 
@@ -70,7 +76,7 @@ class Terms(NamedTuple):
                 n = min(n, shift + m - 1)  # later ones stand at the last key, or behind it
             distance = np.arange(shift - n + 1, shift + m)  # of keys from queries: one more per key, one less per query
             near = (distance >= blocks.behind) & (distance <= blocks.ahead)
-            inside = np.lib.stride_tricks.as_strided(near[n - 1 :], (n, m), (-near.itemsize, near.itemsize))
+            inside = _along_diagonals(near, n, m)
         if blocks.mask is not None:
             own = np.broadcast_to(tile(blocks.mask, rows, keys), (n, m))
             inside = own if inside is None else own & inside
@@ -82,9 +88,7 @@ class Terms(NamedTuple):
         if self.bias is not None:
             z += tile(self.bias, rows, keys)
         if self.distance_bias is not None:
-            near = self.distance_bias[distances(self.blocks.t, rows, keys)]
-            step, last = near.strides[0], z.shape[0] - 1
-            z += np.lib.stride_tricks.as_strided(near[last:], z.shape, (-step, step))
+            z += _along_diagonals(self.distance_bias[distances(self.blocks.t, rows, keys)], *z.shape)
         if self.shifted and inside is not None:
             np.copyto(z[: len(inside)], -math.inf, where=~inside)
 

@@ -10,17 +10,16 @@ in units of ln 2, for powers of 2.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backend import Array, Draw
-from ..ops.blockwise import Blocks, _blockwise_attention, distances, tile
+from ..ops.blockwise import BLOCK, Blocks, _blockwise_attention, distances, tile
 from ..ops.elementwise import sum_to
 from ..ops.position import sum_by_distance
 from .attention import SAFE_SCORE, in_heads, room
@@ -30,9 +29,20 @@ from .products import by_rows, most_parts, of_transposed
 from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
-SIZE, TALL = (192, 800) if unpacked() else (256, 512)  # keys and queries of a block, at most
-TOGETHER = 80 if unpacked() else 64  # queries that are not torn apart
 WORTH_THREADS = 1 << 19  # scores; below, starting a thread takes longer than it saves
+
+
+class Sizes(NamedTuple):
+    """Of a block, at most: its keys, its queries, and how many of these are not torn apart."""
+
+    keys: int
+    queries: int
+    together: int
+
+
+def sizes() -> Sizes:
+    """Return the sizes that suit BLAS."""
+    return Sizes(192, 800, 80) if unpacked() else Sizes(256, 512, 64)
 
 
 def _bounded(xp: Any, q: Array, k: Array, scale: float) -> bool:
@@ -43,10 +53,10 @@ def _bounded(xp: Any, q: Array, k: Array, scale: float) -> bool:
 
 def _height(t: int) -> int:
     """Return how many queries a block has: of several heights the one that leaves the least of the last block empty."""
-    units = -(-t // TOGETHER)
-    most = TALL // TOGETHER
+    _, queries, together = sizes()
+    units, most = -(-t // together), queries // together
     height = min(range(most, most // 2, -1), key=lambda height: -(-units // height) * height)
-    return min(height * TOGETHER, t)
+    return min(height * together, t)
 
 
 def _tasks(b: int, h: int, scores: int) -> tuple[list[Task], int]:
@@ -60,24 +70,15 @@ def _share(run: Callable, tasks: list[Task], threads: int) -> list[Any]:
     """Run all tasks, on one thread of products each."""
     if threads == 1:
         return [run(task) for task in tasks]
-    with _one_blas_thread(threads), ThreadPoolExecutor(threads) as pool:
+    with limit_blas_threads(1), ThreadPoolExecutor(threads) as pool:
         return list(pool.map(run, tasks))
-
-
-def _one_blas_thread(threads: int) -> Any:
-    """Keep products on one thread each, where several threads make them.
-
-    Any product before them, too: for a tenth of a second after one, OpenBLAS's own threads go round in circles, each
-    on a core that ours could use.
-    """
-    return limit_blas_threads(1) if threads > 1 else contextlib.nullcontext()
 
 
 class Scratch:
     """Room for two blocks of scores and for what they add, so that no block asks for memory."""
 
-    def __init__(self, dtype: Any, tall: int, s: int, width: int):
-        m = min(SIZE, s)
+    def __init__(self, dtype: Any, blocks: Blocks, width: int):
+        tall, m = blocks.tall, min(blocks.size, blocks.s)
         self.scores, self.sums = on_lines(np, (2, tall * m), dtype), on_lines(np, (2, max(tall, m) * width), dtype)
         self.parts = on_lines(np, (2 * most_parts(tall, m, width) * m * width,), dtype)
 
@@ -93,7 +94,7 @@ class Scratch:
 @kernel(_blockwise_attention)
 def blockwise_attention(
     xp: Any, q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, distance_bias: Array | None, *,
-    scale: float, causal: bool, window: int, dropout: tuple[float, Draw] | None, learned: bool, size: int = SIZE,
+    scale: float, causal: bool, window: int, dropout: tuple[float, Draw] | None, learned: bool, size: int = BLOCK,
 ) -> Made:  # fmt: skip
     """Attend; see above. q: (B, H, T, K), k: (B, H, S, K), v: (B, H, S, Kᵥ); blocks are of its own size."""
     added = [x for x in (mask, bias, distance_bias) if x is not None]
@@ -105,11 +106,11 @@ def blockwise_attention(
     tasks, threads = _tasks(b, h, b * h * t * s)
     shifted: dict[tuple[int, int], bool] = {}  # of each head
     y, level = room(xp, (b, h, t, v.shape[-1]), q.dtype), xp.empty((b, h, t), dtype=q.dtype)
-    tall = _height(t)
+    wide, tall = sizes().keys, _height(t)
 
     def terms(task: Task) -> tuple[Terms, float]:
         """Return the terms of a head, and the unit of its scores."""
-        blocks = Blocks(t, s, of_head(mask, 2, task), causal, window, SIZE, tall)
+        blocks = Blocks(t, s, of_head(mask, 2, task), causal, window, wide, tall)
         along = None if distance_bias is None else xp.ascontiguousarray(of_head(distance_bias, 1, task))
         unbounded = shifted[task.b, task.h]
         exp, unit = (xp.exp, 1.0) if unbounded else quick_power()
@@ -119,9 +120,10 @@ def blockwise_attention(
         q_head, v_head = (_laid_out(xp, x[task.b, task.h]) for x in (q, v))
         biased = bias is not None or distance_bias is not None
         shifted[task.b, task.h] = biased or not _bounded(xp, q_head, k[task.b, task.h], scale)
-        (own, unit), scratch = terms(task), Scratch(q.dtype, tall, s, v.shape[-1])
+        own, unit = terms(task)
+        scratch = Scratch(q.dtype, own.blocks, v.shape[-1])
         q_head *= scale / unit
-        k_t = [panel[0] for panel in _panels(xp, k[task.b, task.h])]
+        k_t = [panel[0] for panel in _panels(xp, wide, k[task.b, task.h])]
         for rows in own.blocks.rows()[task.part :: task.parts]:
             mixed, tops, totals = _rows_forward(xp, own, scratch, rows, q_head, k_t, v_head)
             y[task.b, task.h, rows], level[task.b, task.h, rows] = mixed, tops + xp.log(totals) / unit
@@ -171,15 +173,15 @@ def _laid_out(xp: Any, x: Array) -> Array:
     return out
 
 
-def _panels(xp: Any, *matrices: Array, last: float | None = None) -> list[Array]:
-    """Return transposes cut into blocks of columns, each of which lies by itself.    n times (S, K) → (n, K, SIZE), ...
+def _panels(xp: Any, wide: int, *matrices: Array, last: float | None = None) -> list[Array]:
+    """Return transposes cut into blocks of columns, each of which lies by itself.    n times (S, K) → (n, K, wide), ...
 
     A narrower matrix gets zeros. last: a number that stands below each column, so that there are K + 1 rows.
     """
     s, n, width = len(matrices[0]), len(matrices), max(x.shape[1] for x in matrices)
-    whole, left = divmod(s, SIZE)
+    whole, left = divmod(s, wide)
     panels: list[Array] = []
-    for count, size, first in ((whole, SIZE, 0), (1, left, whole * SIZE)):
+    for count, size, first in ((whole, wide, 0), (1, left, whole * wide)):
         if count and size:
             room = on_lines(xp, (count, n, width + (last is not None), size), matrices[0].dtype)
             for i, x in enumerate(matrices):
@@ -210,7 +212,7 @@ def _rows_forward(
             z, more = scratch.blocks(end - first, m)[0], scratch.added(end - first, v.shape[1])[0]
             scores_with, mix = by_rows(xp, q[queries], z), by_rows(xp, z, more)
             along, total_here, mixed_here = ones(xp, m, z), total[here], mixed[here]
-        scores_with(k_t[keys.start // SIZE])
+        scores_with(k_t[keys.start // own.blocks.size])
         own.before(z, queries, keys, inside)
         if own.shifted:
             new_top = xp.maximum(top[here], z.max(axis=1))
@@ -241,7 +243,7 @@ class _Backward:
 
     def __init__(self, xp: Any, own: Terms, q: Array, k: Array, v: Array, g: Array, level: Array, delta: Array):
         self.xp, self.own, self.width = xp, own, max(k.shape[1], v.shape[1])  # the narrower one gets zeros
-        self.scratch = Scratch(q.dtype, own.blocks.tall, len(k), self.width)
+        self.scratch = Scratch(q.dtype, own.blocks, self.width)
         self.delta = delta if own.dropout else None  # else subtracted by the product
         self.left = on_lines(xp, (2, len(q), self.width + 1), q.dtype)
         if k.shape[1] != v.shape[1]:
@@ -249,7 +251,7 @@ class _Backward:
         self.left[0, :, : k.shape[1]], self.left[0, :, -1:] = q, -level
         xp.multiply(g, own.survivor, out=self.left[1, :, : v.shape[1]])
         self.left[1, :, -1:] = 0 if own.dropout else -delta
-        self.right, self.k = _panels(xp, k, v, last=1.0), _laid_out(xp, k)
+        self.right, self.k = _panels(xp, own.blocks.size, k, v, last=1.0), _laid_out(xp, k)
         self.g_kv = on_lines(xp, (2, len(k), self.width), q.dtype)
         self.g_kv[...] = 0
 
@@ -272,7 +274,7 @@ class _Backward:
                 more_q = scratch.added(end - first, self.k.shape[1])[0]
                 scores_with, to_queries, g_q = by_rows(xp, left, both), by_rows(xp, g_z, more_q), self.g_q[here]
                 to_keys = of_transposed(xp, both[::-1], left[..., :-1], more, scratch.parts)
-            scores_with(self.right[keys.start // SIZE])
+            scores_with(self.right[keys.start // own.blocks.size])
             own.before(p, queries, keys, inside)
             own.exp(p, out=p)
             own.after(p, inside)

@@ -28,7 +28,6 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
         y = by_rows(xp, rows, xp.empty(shape, dtype=x.dtype))(xp.ascontiguousarray(weight.T))
     else:
         y = xp.matmul(rows, weight.T, out=on_lines(xp, shape, x.dtype) if large else None)
-    y = y.reshape(shape)
     if bias is not None:
         y += bias
 

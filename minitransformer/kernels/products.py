@@ -40,7 +40,12 @@ def by_rows(xp: Any, a: Array, out: Array) -> Callable[[Array], Array]:
     if not many:
         return lambda b: xp.matmul(a, b, out=out)
     rows, to = a.reshape(*stack, -1, many, inner), out.reshape(*stack, -1, many, m)
-    return lambda b: xp.matmul(rows, b[..., None, :, :], out=to)
+
+    def product(b: Array) -> Array:
+        xp.matmul(rows, b[..., None, :, :], out=to)
+        return out
+
+    return product
 
 
 def by_columns(xp: Any, a: Array, b: Array) -> Array:

@@ -44,8 +44,7 @@ def run(f, arrays):
 def blocks(request, monkeypatch):
     """The kernel's blocks, larger than these sequences or small; and their products, cut up or not, on any machine."""
     if request.param != "as they are":
-        for name, value in (("SIZE", 8), ("TALL", 16), ("TOGETHER", 4)):
-            monkeypatch.setattr(blockwise, name, value)
+        monkeypatch.setattr(blockwise, "sizes", lambda: blockwise.Sizes(keys=8, queries=16, together=4))
     products._rows_at_once.cache_clear()
     products.most_parts.cache_clear()
     monkeypatch.setattr(products, "FEWEST", 2)
