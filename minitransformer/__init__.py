@@ -2,8 +2,9 @@
 
 from . import data, kernels, lessons, models, nn, ops, optim, views
 from . import ops as functional
-from .backend import get_backend, manual_seed, set_backend, use_backend
+from .backend import get_backend, set_backend, use_backend
 from .checkpoint import load, save
+from .draws import manual_seed
 from .gradcheck import gradcheck
 from .ops.precision import autocast
 from .parallel import Workers

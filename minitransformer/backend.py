@@ -8,9 +8,10 @@ for, so that `import minitransformer` works on a machine without it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -86,9 +87,11 @@ def use_backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-def xp() -> ModuleType:
+def xp() -> Any:
     """Return the module of the current backend, for code that makes new arrays."""
-    return np if _current == "numpy" else _load_cupy()
+    if _current == "numpy":
+        return calls_namespace() or np
+    return _load_cupy()
 
 
 def backend_of(array: Array) -> str:
@@ -96,20 +99,22 @@ def backend_of(array: Array) -> str:
     return "cupy" if _cupy is not None and isinstance(array, _cupy.ndarray) else "numpy"
 
 
-def namespace(arrays: tuple[Any, ...]) -> ModuleType:
+def namespace(arrays: tuple[Any, ...]) -> Any:
     """Return the module that the arrays belong to; Python numbers and None go with either.
+
+    While NumPy's calls are recorded, it is what stands in for NumPy there.
 
     Raises TypeError when NumPy and CuPy arrays meet: moving between them is a copy over the bus, and so is
     never done behind your back.
     """
     if _cupy is None:
-        return np
+        return np if _recording.calls is None else calls_namespace() or np
     on_gpu = [isinstance(a, _cupy.ndarray) for a in arrays if hasattr(a, "dtype") and hasattr(a, "shape") and a.ndim]
     if any(on_gpu):
         if not all(on_gpu):
             raise TypeError("an op takes arrays of one backend; got numpy and cupy together; write x.to('cupy')")
         return _cupy
-    return _cupy if any(isinstance(a, _cupy.ndarray) for a in arrays) else np
+    return _cupy if any(isinstance(a, _cupy.ndarray) for a in arrays) else calls_namespace() or np
 
 
 def to_numpy(array: Array) -> np.ndarray:
@@ -144,13 +149,40 @@ def allow_tf32(on: bool = True) -> None:
     cublas.setMathMode(device.get_cublas_handle(), CUBLAS_TF32 if on else 0)
 
 
-class _Recording:
-    """What keeps the changing numbers of a step that is being recorded (graph.Live), or None."""
+class NotRecordable(RuntimeError):
+    """Something that a recorded step cannot do."""
 
-    live: Any = None
+
+class _Recording:
+    """What a step that is being recorded needs, or None."""
+
+    live: Any = None  # on a GPU: what keeps its changing numbers (graph.Live)
+    calls: Any = None  # in NumPy: what stands in for it (kernels/recorded.py), in one thread
+    thread = 0
 
 
 _recording = _Recording()
+
+
+@contextlib.contextmanager
+def recording_calls(stand_in: Any) -> Iterator[None]:
+    """Inside the block, and in this thread, ops on NumPy's arrays get another namespace."""
+    _recording.calls, _recording.thread = stand_in, threading.get_ident()
+    try:
+        yield
+    finally:
+        _recording.calls = None
+
+
+def calls_namespace() -> Any:
+    """Return what stands in for NumPy in a step that is being recorded in this thread, or None."""
+    return _recording.calls if _recording.calls is not None and _recording.thread == threading.get_ident() else None
+
+
+def on_record(f: Callable, *args: Any) -> None:
+    """Write down a call that was made and changes how NumPy works, where a step is being recorded."""
+    if (stand_in := calls_namespace()) is not None:
+        stand_in.recorder.note(f, args)
 
 
 @contextlib.contextmanager
@@ -184,100 +216,3 @@ def send(*arrays: np.ndarray) -> list[Array]:
     flat = _load_cupy().asarray(np.concatenate([a.ravel() for a in arrays]))
     ends = np.cumsum([a.size for a in arrays]).tolist()
     return [flat[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends, strict=True)]
-
-
-class Draw(NamedTuple):
-    """Where the random numbers of one call come from; see ops/philox.py."""
-
-    key: tuple[int, int]  # of the seed
-    call: int  # since the seed was set
-    first_row: int  # of the batch, where only a part of it is computed here
-
-
-class _RandomState:
-    """The library's random numbers. A seed means the same numbers on every backend."""
-
-    def __init__(self) -> None:
-        self.part: tuple[int, int] | None = None  # first row, rows: the part of a batch that is computed here
-        self.seed(0)
-
-    def seed(self, seed: int | tuple[int, ...]) -> None:
-        """Start from a seed: a generator for what is drawn on the host, a key for what is found by its place."""
-        self.generator = np.random.default_rng(seed)
-        key = np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(2, np.uint64)
-        self.key, self.calls = (int(key[0]), int(key[1])), 0
-
-
-_random = _RandomState()
-
-
-def check_seed(seed: Any) -> None:
-    """Raise ValueError unless this is a whole number from 0 up, or a tuple of such."""
-    for part in seed if isinstance(seed, tuple) and seed else (seed,):
-        if isinstance(part, bool) or not isinstance(part, int | np.integer) or part < 0:
-            raise ValueError(f"a seed is a whole number from 0 up, or a tuple of such; got {seed!r}; write seed=0")
-
-
-def manual_seed(seed: int | tuple[int, ...]) -> None:
-    """Restart the library's random numbers (initial weights, dropout, sampling) from a seed.
-
-    A tuple such as (seed, step) names a stream of its own: training uses one per step, so that a run resumed at
-    step n draws what the run never stopped would have drawn, without any generator state to save.
-    Raises ValueError for a seed below 0 or no whole number.
-    """
-    check_seed(seed)
-    _random.seed(seed)
-
-
-def generator() -> np.random.Generator:
-    """Return the generator of what is drawn in order (NumPy's PCG64, on the host): weights, samples."""
-    return _random.generator
-
-
-@contextlib.contextmanager
-def drawing_for_rows(first: int, rows: int) -> Iterator[None]:
-    """Inside the block, draws for a batch of `rows` are those that a whole batch gives to its rows from `first` on.
-
-    So a batch that is split among workers meets the same dropout masks as a whole one.
-    """
-    _random.part = (first, rows)
-    try:
-        yield
-    finally:
-        _random.part = None
-
-
-def next_draw(rows: int) -> Draw:
-    """Take the next draw of the stream, for an array whose first axis has that many rows."""
-    first, own = _random.part or (0, rows)
-    draw = Draw(_random.key, _random.calls, first if own == rows else 0)  # else: no array of the batch
-    _random.calls += 1
-    return draw
-
-
-def random_state() -> tuple[tuple[int, int], int]:
-    """Return the key and the count of draws, for another process to go on from."""
-    return _random.key, _random.calls
-
-
-def set_random_state(key: Sequence[int], calls: int) -> None:
-    """Go on from another process's state."""
-    _random.key, _random.calls = (int(key[0]), int(key[1])), calls
-
-
-def draw_state() -> tuple[tuple[tuple[int, int], int], tuple[int, int] | None]:
-    """Return all that the next draw in this process depends on: the random state, and the part of a batch."""
-    return random_state(), _random.part
-
-
-@contextlib.contextmanager
-def drawing_from(state: tuple[tuple[tuple[int, int], int], tuple[int, int] | None]) -> Iterator[None]:
-    """Inside the block, draw as from an earlier `draw_state` on; after it, go on as if nothing had been drawn."""
-    before = draw_state()
-    try:
-        for_now, _random.part = state
-        set_random_state(*for_now)
-        yield
-    finally:
-        set_random_state(*before[0])
-        _random.part = before[1]

@@ -347,11 +347,11 @@ def run_attend(arguments: argparse.Namespace) -> int:
 
 def run_step(arguments: argparse.Namespace) -> int:
     """Step through an example, a function of the user's, or the loss of a trained model, forwards and backwards."""
-    from . import backend
+    from . import draws
     from .trace import trace
 
     fn = _to_step_through(arguments)
-    backend.manual_seed(arguments.seed or 0)
+    draws.manual_seed(arguments.seed or 0)
     record = trace(fn)
     files: list[dict[str, Any]] = []
     for kind in ("html", "svg", "dot"):

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from . import backend
+from . import backend, draws
 from .kernels.blas import limit_blas_threads
 from .kernels.cuda.nccl import NcclCommunicator, own_gpu, require_nccl
 from .kernels.memory import keep_freed_memory
@@ -225,7 +225,7 @@ class DataParallel:
         value: Any = 0.0
         tokens = 0
         if end > first:
-            with collector_paused(), may_overflow(self.scale), backend.drawing_for_rows(first, end - first):
+            with collector_paused(), may_overflow(self.scale), draws.drawing_for_rows(first, end - first):
                 loss, tokens = self.loss(*[a[first:end] for a in arrays])
                 if loss.node is not None and tokens:
                     value = loss.data * tokens

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from . import nn, ops
-from .backend import get_backend, manual_seed, to_backend
+from .backend import get_backend, to_backend
+from .draws import manual_seed
 
 
 def _numbers(*rows: Any) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from . import nn, ops
-from .backend import get_backend, manual_seed, next_draw, to_backend
+from .backend import get_backend, to_backend
+from .draws import manual_seed, next_draw
 from .gradcheck import GradcheckError, gradcheck
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .ops.blockwise import _blockwise_attention

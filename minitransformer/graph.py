@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend
+from . import backend, draws
 
 Step = Callable[..., tuple[Any, int, Any]]
 
@@ -111,7 +111,7 @@ class GraphedStep:
 
     def _recorded(self, shape: tuple, arrays: Sequence[np.ndarray]) -> bool:
         """Record a step for batches of a shape; tell whether that could be done."""
-        before = backend.random_state(), self.optimizer.counts()
+        before = draws.random_state(), self.optimizer.counts()
         try:
             self.graphs[shape] = self._record(arrays)
         except Exception:
@@ -119,7 +119,7 @@ class GraphedStep:
                 raise
             self.most = 0
             self.pool.free_all_blocks()
-            backend.set_random_state(*before[0])
+            draws.set_random_state(*before[0])
             self.optimizer.recount(before[1])
         return shape in self.graphs
 

@@ -26,14 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from . import backend
+from . import backend, draws
 from .kernels.blas import limit_blas_threads
 from .kernels.memory import keep_freed_memory
 from .kernels.optimizers import add_up
 from .nn import Module
 from .optim.optimizer import Optimizer
 from .optim.split import MOMENTS, SplitStep
-from .tensor import Tensor, _propagate
+from .replay import NOTHING, Part, Result
+from .tensor import Tensor
 
 Loss = Callable[..., tuple[Tensor, int]]
 END = b"end"
@@ -60,7 +61,8 @@ class Workers:
     """Compute the gradients of a batch with several processes.
 
     model: the Module whose parameters get gradients; loss(*arrays) → (mean loss, its count of tokens), as a Tensor
-    and a number; count: how many workers, this process included. With count=1, or on a GPU, everything happens here.
+    and a number, or an array of one; count: how many workers, this process included. With count=1, or on a GPU,
+    everything happens here.
 
         with Workers(model, loss, count=2) as workers:
             value, tokens = workers.backward(source, target)     # .grad of every parameter
@@ -73,11 +75,11 @@ class Workers:
     RuntimeError when a worker fails or dies.
     """
 
-    def __init__(self, model: Module, loss: Loss, count: int | None = None):
+    def __init__(self, model: Module, loss: Loss, count: int | None = None, replay: bool = True):
         count = default_workers() if count is None else count
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"workers are counted from 1; got {count!r}; write workers=2")
-        self.model, self.loss, self.parameters = model, loss, model.parameters()
+        self.model, self.loss, self.parameters, self.replay = model, loss, model.parameters(), replay
         on_host = all(backend.backend_of(p.data) == "numpy" for p in self.parameters)
         if count > 1 and not hasattr(os, "fork"):
             raise ValueError(f"several workers need a system that forks; got workers={count}; write workers=1")
@@ -85,6 +87,7 @@ class Workers:
         self._stack = contextlib.ExitStack()
         self._pipes: list[Any] = []
         self._split: SplitStep | None = None
+        self._own: Part | None = None  # of this process
         self.children: list[int] = []
         self.scale = 1.0  # of the loss; gradients come multiplied by it
         if on_host:
@@ -144,44 +147,32 @@ class Workers:
             with collector_paused(), may_overflow(self.scale):
                 value, tokens = self.loss(*arrays)
                 value.backward(self.scale)
-            return value.data, tokens
+            return value.data, int(tokens)
         arrays = tuple(np.ascontiguousarray(a) for a in arrays)
         rows = len(arrays[0])
         ends = [rows * i // self.count for i in range(self.count + 1)]
-        state = backend.random_state()
+        state = draws.random_state()
         for i, pipe in enumerate(self._pipes, start=1):
             self._send(pipe, arrays, ends[i], ends[i + 1], state)
         results = [self._part(0, [a[: ends[1]] for a in arrays], 0)]
         for i, pipe in enumerate(self._pipes, start=1):
             answer = self._receive(i, pipe)
-            results.append((answer["loss"], answer["tokens"], answer["reached"]))
+            results.append(Result(answer["loss"], answer["tokens"], answer["reached"]))
         with may_overflow(self.scale):
             return self._combine(results)
 
-    def _part(self, worker: int, arrays: list[np.ndarray], first: int) -> tuple[float, int, list[int]]:
+    def _part(self, worker: int, arrays: list[np.ndarray], first: int) -> Result:
         """Compute one part's loss; leave nᵢ·gᵢ in the worker's slots and name the parameters that were reached."""
         own = len(arrays[0])
         if not own:
-            return 0.0, 0, []
-        with collector_paused(), may_overflow(self.scale), backend.drawing_for_rows(first, own):
-            value, tokens = self.loss(*arrays)
-            return self._walk(worker, value, tokens)
+            return NOTHING
+        if self._own is None:
+            slots = [slots[worker] for slots in self._slots]
+            self._own = Part(self.loss, self.parameters, slots, self.replay)
+        with collector_paused(), may_overflow(self.scale), draws.drawing_for_rows(first, own):
+            return self._own(arrays, self.scale, self.model.training)
 
-    def _walk(self, worker: int, value: Tensor, tokens: int) -> tuple[float, int, list[int]]:
-        """Run one part's backward pass, each gradient straight into its slot."""
-        if value.node is None or not tokens:
-            return 0.0, 0, []
-        slots = {p.node: (i, self._slots[i][worker]) for i, p in enumerate(self.parameters)}
-        reached = []
-        seed = np.full(value.shape, tokens * self.scale, dtype=value.dtype)
-        for node, g, _ in _propagate(value.node, seed, keep_graph=False):
-            if node in slots:
-                i, slot = slots[node]
-                slot[...] = g
-                reached.append(i)
-        return float(value.data), tokens, reached
-
-    def _combine(self, results: list[tuple[float, int, list[int]]]) -> tuple[np.ndarray, int]:
+    def _combine(self, results: list[Result]) -> tuple[np.ndarray, int]:
         """Add the workers' gradients up and divide by the number of all tokens."""
         total = sum(tokens for _, tokens, _ in results)
         loss = np.asarray(sum(value * n for value, n, _ in results) / max(total, 1), dtype=self.parameters[0].dtype)
@@ -298,12 +289,11 @@ class Workers:
             return {}
         if self.model.training != header["training"]:
             self.model.train(header["training"])
-        backend.set_random_state(*header["random"])
+        draws.set_random_state(*header["random"])
         self.scale = header["scale"]
         described = zip(raw, header["arrays"], strict=True)
         arrays = [np.frombuffer(data, dtype).reshape(shape) for data, (dtype, shape) in described]
-        value, tokens, reached = self._part(worker, arrays, header["first"])
-        return {"loss": value, "tokens": tokens, "reached": reached}
+        return self._part(worker, arrays, header["first"])._asdict()
 
     def agree(self, flag: bool) -> bool:
         """Return the flag: there is but one process that decides (see `distributed.DataParallel.agree`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import backend
+from . import draws
 from .backend import Array
 from .tensor import Node, Tensor, _mode, _propagate, as_array, enable_grad, no_grad
 
@@ -21,7 +21,7 @@ def recompute(f: Callable[..., Tensor], *inputs: Any, parameters: Iterable[Tenso
     parameters = list(parameters)
     if not _mode.enabled or _mode.replayable:
         return f(*inputs)
-    draws = backend.draw_state()
+    drawn = draws.draw_state()
     with no_grad():
         y = f(*inputs)
     arrays = [as_array(x) for x in inputs]
@@ -32,7 +32,7 @@ def recompute(f: Callable[..., Tensor], *inputs: Any, parameters: Iterable[Tenso
 
     def vjp(g: Array) -> list[Array | None]:
         again = [Tensor(a, requires_grad=w) if hasattr(a, "dtype") else a for a, w in zip(arrays, wanted, strict=True)]
-        with backend.drawing_from(draws), enable_grad():
+        with draws.drawing_from(drawn), enable_grad():
             out = f(*again)
         found: dict[Node, Array] = {}
         if out.node is not None:

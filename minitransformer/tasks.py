@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, checkpoint, data, draw, generate, ops
+from . import backend, checkpoint, data, draw, draws, generate, ops
 from .models import GPT2, GPT2Config, Transformer, TransformerConfig
 from .models.config import LayersConfig
 from .models.transformer import TIES
@@ -58,7 +58,7 @@ class SequenceTask:
 
     def __init__(self, config: TrainConfig, source: data.Tokenizer, target: data.Tokenizer):
         self.config, self.source, self.target = config, source, target
-        backend.manual_seed(config.seed)
+        draws.manual_seed(config.seed)
         sizes = {name: getattr(config, name) for name in SIZES}
         self.model: Any = Transformer(TransformerConfig(source_vocab=len(source), target_vocab=len(target), **sizes))
 
@@ -68,16 +68,16 @@ class SequenceTask:
         """Return the batch of a step, counted from 1."""
         raise NotImplementedError
 
-    def loss(self, *arrays: Any) -> tuple[Tensor, int]:
-        """Return the mean loss of a batch, in nats per token, and its count of tokens."""
+    def loss(self, *arrays: Any) -> tuple[Tensor, Any]:
+        """Return the mean loss of a batch, in nats per token, and its count of tokens, a number in an array."""
         source, target_in, target_out = backend.send(*arrays)
         memory, mask = self.model.encode(source)
         x, c = self.model.features(target_in, memory, mask), self.config
-        return loss_of(self.model, x, target_out, data.PAD, c.label_smoothing, c.loss_chunk), self.tokens(*arrays)
+        return loss_of(self.model, x, target_out, data.PAD, c.label_smoothing, c.loss_chunk), data.Batch(*arrays).tokens
 
     def tokens(self, *arrays: Any) -> int:
         """Return the count of target tokens of a batch."""
-        return data.Batch(*arrays).tokens
+        return int(data.Batch(*arrays).tokens)
 
     def held_out_loss(self) -> float:
         """Return the mean loss on the first held-out pairs, in nats per token, without label smoothing."""
@@ -299,7 +299,7 @@ class LanguageTask:
     def build(self, config: TrainConfig, tokenizer: data.Tokenizer) -> None:
         """Make the model for a vocabulary. Its only embedding is tied to the output by "target" and by "all"."""
         self.config, self.tokenizer = config, tokenizer
-        backend.manual_seed(config.seed)
+        draws.manual_seed(config.seed)
         ties = config.tie_embeddings
         if ties not in TIES:
             raise ValueError(f"tie_embeddings is one of {', '.join(TIES)}; got {ties!r}; write tie_embeddings=target")

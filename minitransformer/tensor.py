@@ -416,6 +416,11 @@ def observing(observer: Any) -> Iterator[None]:
             _observers.count -= 1
 
 
+def is_observed() -> bool:
+    """Tell whether an observer is told of this thread's ops."""
+    return bool(_observers.count) and _mode.observer is not None
+
+
 def no_grad() -> contextlib.AbstractContextManager[None]:
     """Switch recording off inside a `with` block (or, as a decorator, inside a function), in this thread only."""
     return _recording(False)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import backend, checkpoint, optim
+from . import backend, checkpoint, draws, optim
 from .distributed import DataParallel, Ranks
 from .graph import GraphedStep
 from .models.config import LayersConfig
@@ -298,11 +298,11 @@ def _backward(workers: Workers | DataParallel, task: Task, config: TrainConfig, 
     Several batches are weighted by their tokens, as the parts of one are. Ranks sum up the gradients of each.
     """
     if config.accumulate == 1:
-        backend.manual_seed((config.seed, step))
+        draws.manual_seed((config.seed, step))
         return workers.backward(*task.batch(step))
     gradients, total = optim.GradAccumulator(task.model.parameters()), 0.0
     for number in range((step - 1) * config.accumulate + 1, step * config.accumulate + 1):
-        backend.manual_seed((config.seed, number))
+        draws.manual_seed((config.seed, number))
         loss, tokens = workers.backward(*task.batch(number))
         gradients.add(tokens)
         total = total + loss * tokens  # on a GPU nobody waits for it
@@ -395,7 +395,7 @@ def train(
             for step in range(start + 1, config.steps + 1):
                 optimizer.lr = schedule(step)
                 if graphed is not None:
-                    backend.manual_seed((config.seed, step))
+                    draws.manual_seed((config.seed, step))
                     loss, tokens, norm = graphed(*task.batch(step))
                     gradients.note(step, norm, loss)
                 else:

@@ -68,15 +68,6 @@ def test_another_name_is_refused():
         mt.set_backend("jax")
 
 
-def test_one_seed_gives_one_stream_and_a_tuple_names_its_own():
-    def draw(seed):
-        mt.manual_seed(seed)
-        return backend.generator().random(4)
-
-    np.testing.assert_array_equal(draw(3), draw(3))
-    assert (draw((3, 1)) != draw((3, 2))).all()
-
-
 def test_moving_to_where_one_is_costs_nothing():
     a = np.ones(3)
     assert backend.to_numpy(a) is a and backend.to_backend(a, "numpy") is a and backend.backend_of(a) == "numpy"

@@ -19,9 +19,9 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # Import order is reading order: a room imports only from rooms on its left.
 ORDER = [
-    "backend", "tensor", "recompute", "gradcheck", "ops", "views", "trace", "kernels", "nn", "models", "optim",
-    "examples", "parallel", "distributed", "graph", "gradcases", "data", "checkpoint", "train", "generate", "draw",
-    "tasks", "lessons", "figures", "bench", "cli",
+    "backend", "draws", "tensor", "recompute", "gradcheck", "ops", "views", "trace", "kernels", "nn", "models", "optim",
+    "examples", "replay", "parallel", "distributed", "graph", "gradcases", "data", "checkpoint", "train", "generate",
+    "draw", "tasks", "lessons", "figures", "bench", "cli",
 ]  # fmt: skip
 MAY_SAY_CUPY = {"backend", "kernels"}
 MAY_DEFINE_VJP = {"tensor", "recompute", "ops", "kernels", "gradcheck", "lessons"}

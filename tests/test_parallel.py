@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer import Workers, backend, nn, ops, optim
+from minitransformer import Workers, draws, nn, ops, optim
 from minitransformer.kernels.blas import blas_threads, limit_blas_threads
 from minitransformer.ops.dropout import dropout_mask
 from minitransformer.parallel import default_workers
@@ -176,7 +176,7 @@ def test_the_dropout_of_a_part_is_that_of_the_whole():
     whole, after = dropout_mask((7, 5), 0.5, like), dropout_mask((2, 3), 0.5, like)
     for first, end in ((0, 3), (3, 7), (2, 2)):
         mt.manual_seed(3)
-        with backend.drawing_for_rows(first, end - first):
+        with draws.drawing_for_rows(first, end - first):
             np.testing.assert_array_equal(dropout_mask((end - first, 5), 0.5, like), whole[first:end])
             np.testing.assert_array_equal(dropout_mask((9, 3), 0.5, like)[:2], after)  # no array of the batch
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import minitransformer as mt
-from minitransformer import backend as library
-from minitransformer import checkpoint, data, tasks
+from minitransformer import checkpoint, data, draws, tasks
 from minitransformer import train as train_module
 from minitransformer.train import SCHEDULES, Stopped, TrainConfig, make_optimizer, make_schedule, train
 
@@ -159,12 +158,12 @@ def test_each_batch_of_a_step_has_random_numbers_of_its_own(tmp_path):
     c = config(accumulate=3, workers=1, steps=2, warmup_steps=1)
     task, seen = tasks.make_task(c), []
     real = task.loss
-    task.loss = lambda *arrays: seen.append(library.random_state()) or real(*arrays)
+    task.loss = lambda *arrays: seen.append(draws.random_state()) or real(*arrays)
     train(task, c, tmp_path, quiet=True)
     expected = []
     for number in range(1, 7):
         mt.manual_seed((c.seed, number))
-        expected.append(library.random_state())
+        expected.append(draws.random_state())
     assert seen == expected and len({str(state) for state in seen}) == 6
 
 
@@ -261,7 +260,7 @@ def test_elements_are_clipped_before_the_norm(tmp_path, backend):
     """And the norm that is logged is that of the gradient as it came."""
     c = config(clip_value=0.01, clip_norm=0.05, workers=1, backend=backend)
     task = tasks.make_task(c)
-    library.manual_seed((c.seed, 1))
+    draws.manual_seed((c.seed, 1))
     loss, _ = task.loss(*task.batch(1))
     loss.backward()
     raw = [p.grad.numpy().copy() for p in task.model.parameters()]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, data, optim
+from .. import data, draws, optim
 from ..draw import attention_effects
 from ..kernels.blas import limit_blas_threads
 from ..models import GPT2, GPT2Config
@@ -91,7 +91,7 @@ class Trained:
     """One variant of the model, and its training."""
 
     def __init__(self, texts: Texts, fields: dict[str, Any]):
-        backend.manual_seed(0)
+        draws.manual_seed(0)
         self.texts = texts
         self.chunk = fields.get("chunk", 0)
         known = {name: value for name, value in fields.items() if name != "chunk"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, ops
+from .. import draws, ops
 from ..models import GPT2, GPT2Config, Transformer, TransformerConfig
 
 LEARNING_RATE = 1e-3
@@ -50,7 +50,7 @@ CONFIGS = {
 
 def model(c: BenchConfig, seed: int = 0) -> Any:
     """Build our model: pre-norm, no dropout; ReLU and sinusoids, or GELU (tanh) and learned positions."""
-    backend.manual_seed(seed)
+    draws.manual_seed(seed)
     if c.kind == "gpt":
         return GPT2(GPT2Config(c.vocab, c.length, c.d_model, c.heads, c.layers, c.d_ff, dropout=0.0))
     sizes = (c.vocab, c.vocab, c.d_model, c.heads, c.layers, c.d_ff)

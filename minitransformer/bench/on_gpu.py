@@ -98,7 +98,7 @@ def attention_of_torch(length: int) -> dict[str, Any]:
 
 def _pairs(xp: Any, dtype: str) -> dict[str, tuple[Callable, Callable, float, float]]:
     """Return kernel → (forward, backward, the fewest elements that each has to move)."""
-    from ..backend import next_draw
+    from ..draws import next_draw
     from ..kernels import KERNELS
 
     def floats(*shape: int) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend, data, nn, ops, optim, tasks
+from .. import data, draws, nn, ops, optim, tasks
 from .. import draw as figures
 from ..kernels.blas import limit_blas_threads
 from ..train import train
@@ -104,7 +104,7 @@ def layer_norms(
     scale: of all weight matrices, after they were drawn; outputs: of those that write into the residual sum; logits: of
     those that make queries and keys. In double precision, since what explodes here is beyond single.
     """
-    backend.manual_seed(0)
+    draws.manual_seed(0)
     embedding, stack = nn.Embedding(VOCAB, WIDTH), nn.Encoder([make() for _ in range(layers)], WIDTH)
     head = nn.Linear(WIDTH, VOCAB)
     for name, p in stack.named_parameters():

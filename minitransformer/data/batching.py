@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,9 @@ class Batch(NamedTuple):
     target_out: np.ndarray  # (B, T): the target, then EOS
 
     @property
-    def tokens(self) -> int:
-        """The number of target tokens that count in the loss."""
-        return int((self.target_out != PAD).sum())
+    def tokens(self) -> Any:
+        """The number of target tokens that count in the loss, 0-d."""
+        return (self.target_out != PAD).sum()
 
 
 def _padded(rows: list[list[int]]) -> np.ndarray:

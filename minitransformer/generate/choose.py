@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import check_seed
+from ..draws import check_seed
 from .doors import is_number, is_whole
 
 

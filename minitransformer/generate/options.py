@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..backend import check_seed
+from ..draws import check_seed
 from . import doors
 from .beam import beam_texts, beam_translate, require_search
 from .choose import greedy, require_kept, require_penalty, sampler

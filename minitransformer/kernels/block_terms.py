@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array, Draw
+from ..backend import Array
+from ..draws import Draw
 from ..ops.blockwise import Blocks, distances, tile
 from .dropout import kept_rows
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array, Draw
+from ..backend import Array
+from ..draws import Draw
 from ..ops.blockwise import BLOCK, Blocks, _blockwise_attention, distances, tile
 from ..ops.elementwise import sum_to
 from ..ops.position import sum_by_distance

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Draw
+from ..backend import Array
+from ..draws import Draw, LiveDraw
 from ..ops.dropout import PER_BLOCK, blocks_per_row, part_shape, runs_of
 from ..ops.dropout import dropout_factors as factors_op
+from .recorder import whole
 from .registry import kernel
 
 
@@ -19,7 +21,17 @@ def dropout_factors(
     xp: Any, like: Array, *, shape: tuple[int, ...], p: float, draw: Draw, part: tuple[int, int] | None = None
 ) -> tuple[Array, Callable]:
     """Have NumPy fill the blocks, for the whole in one call."""
-    rows, per_row = (shape[0] if shape else 1), blocks_per_row(shape)
+    factors = xp.empty(part_shape(shape, part), dtype=like.dtype)
+    _fill(factors, shape, p, draw, part)
+    return factors, lambda g: (None,)
+
+
+@whole
+def _fill(
+    factors: Array, shape: tuple[int, ...], p: float, draw: Draw | LiveDraw, part: tuple[int, int] | None
+) -> None:
+    """Write the factors."""
+    rows, per_row, draw = (shape[0] if shape else 1), blocks_per_row(shape), draw.now()
     if part is None:
         halves = _halves(draw, draw.first_row * per_row, rows * per_row).reshape(rows, per_row * PER_BLOCK)
         kept = halves[:, : math.prod(shape[1:])] >= round(p * 2**32)
@@ -28,9 +40,8 @@ def dropout_factors(
         kept = np.empty((len(starts), run), dtype=bool)
         for i, start in enumerate(starts):
             kept[i] = _kept(draw, draw.first_row * per_row, start, run, p)
-    factors = kept.reshape(part_shape(shape, part)).astype(like.dtype)
+    factors[...] = kept.reshape(factors.shape)
     factors *= 1 / (1 - p)
-    return factors, lambda g: (None,)
 
 
 def kept_rows(draw: Draw, shape: tuple[int, ...], p: float, b: int, h: int, rows: slice) -> Array:

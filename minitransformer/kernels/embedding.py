@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..ops.indexing import embedding as embedding_op
+from .recorder import whole
 from .registry import book, kernel
 
 Made = tuple[Array, Callable]
@@ -29,11 +32,17 @@ def embedding(xp: Any, ids: Array, weight: Array) -> Made:
         if rows <= SMALL_TABLE:
             one_hot = xp.equal(xp.arange(rows)[:, None], flat).astype(g.dtype)
             return None, xp.matmul(one_hot, g_rows)
-        order = xp.argsort(flat, kind="stable")
-        ordered = flat[order]
-        starts = xp.flatnonzero(xp.concatenate(([True], ordered[1:] != ordered[:-1])))
         g_weight = xp.zeros((rows, width), dtype=g.dtype)
-        g_weight[ordered[starts]] = xp.add.reduceat(g_rows[order], starts, axis=0)
+        _add_runs(g_weight, flat, g_rows)
         return None, g_weight
 
     return y, vjp
+
+
+@whole
+def _add_runs(g_weight: Array, ids: Array, g: Array) -> None:
+    """Add the rows of g up by their ids.    g_weight: zeros (V, D), ids: (N,), g: (N, D)"""
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    g_weight[ordered[starts]] = np.add.reduceat(g[order], starts, axis=0)

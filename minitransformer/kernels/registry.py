@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import keep
+from ..backend import keep, on_record
 
 KERNELS: dict[tuple[str, str], Callable] = {}  # (op, backend) → body
 LINE = 64  # bytes
@@ -80,9 +80,11 @@ def on_lines(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 class _RowByRow(contextlib.AbstractContextManager):
     def __enter__(self) -> None:
         self.before = np.setbufsize(WIDE)
+        on_record(np.setbufsize, WIDE)
 
     def __exit__(self, *exception: Any) -> None:
         np.setbufsize(self.before)
+        on_record(np.setbufsize, self.before)
 
 
 def row_by_row(width: int) -> contextlib.AbstractContextManager[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from .. import backend
+from .. import backend, draws
 from ..tensor import Parameter
 
 DTYPE = "float32"
@@ -15,13 +15,13 @@ DTYPE = "float32"
 
 def normal(shape: tuple[int, ...], std: float = 1.0) -> Parameter:
     """Draw from a normal distribution of mean 0.    → shape"""
-    values = backend.generator().standard_normal(shape) * std
+    values = draws.generator().standard_normal(shape) * std
     return Parameter(backend.to_backend(values.astype(DTYPE), backend.get_backend()))
 
 
 def uniform(shape: tuple[int, ...], bound: float) -> Parameter:
     """Draw evenly from −bound … bound.    → shape"""
-    values = backend.generator().uniform(-bound, bound, shape)
+    values = draws.generator().uniform(-bound, bound, shape)
     return Parameter(backend.to_backend(values.astype(DTYPE), backend.get_backend()))
 
 

@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..backend import Array, Draw, namespace, next_draw
+from ..backend import Array, namespace
+from ..draws import Draw, next_draw
 from ..tensor import as_array, primitive
 from .dropout import dropout_factors
 from .elementwise import sum_to

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, Draw, next_draw
+from ..backend import Array
+from ..draws import Draw, next_draw
 from ..tensor import as_array, primitive
 from .philox import philox
 

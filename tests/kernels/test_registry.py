@@ -8,7 +8,8 @@ import pytest
 
 import minitransformer as mt
 from minitransformer import ops
-from minitransformer.backend import Draw, to_numpy
+from minitransformer.backend import to_numpy
+from minitransformer.draws import Draw
 from minitransformer.kernels import KERNELS
 from minitransformer.kernels.cuda import blockwise as cuda_blockwise
 from minitransformer.kernels.registry import ALIGNED, LINE, WIDE, on_lines, row_by_row

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from minitransformer.backend import Draw, to_numpy, xp
+from minitransformer.backend import to_numpy, xp
+from minitransformer.draws import Draw
 from minitransformer.ops.dropout import dropout_factors
 from minitransformer.ops.formulas import ELEMENTWISE, FORMULAS
 from minitransformer.tensor import PRIMITIVES

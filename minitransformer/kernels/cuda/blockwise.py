@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ...backend import Array, Draw
+from ...backend import Array
+from ...draws import Draw
 from ...ops.blockwise import Blocks, _blockwise_attention, distances, tile
 from ...ops.dropout import dropout_factors
 from ...ops.elementwise import sum_to

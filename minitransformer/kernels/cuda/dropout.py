@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Draw, random_state, recorder
+from ...backend import Array, recorder
+from ...draws import Draw, random_state
 from ...ops.dropout import PER_BLOCK, _dropout, _dropout_add, blocks_per_row, part_shape
 from ...ops.dropout import dropout_factors as factors_op
 from ..registry import book, kernel

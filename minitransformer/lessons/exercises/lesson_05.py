@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ... import backend, nn, ops
+from ... import backend, draws, nn, ops
 from ..exercise import exercise, gradients
 
 
@@ -117,12 +117,12 @@ def _sizes(rng):
 
 def _widest(draw, shape):
     """Return the largest of many drawn weights; the library's own random state is left as it was."""
-    before = backend.random_state()
+    before = draws.random_state()
     try:
         with backend.use_backend("numpy"):
             return float(np.abs(draw(shape).data).max())
     finally:
-        backend.set_random_state(*before)
+        draws.set_random_state(*before)
 
 
 @exercise(

@@ -1,0 +1,200 @@
+"""A worker's part of a training step, recorded once as a list of NumPy's calls and then made again without the rest.
+
+Python takes as long to say what is to be computed in a small model as NumPy to compute a third of it: it calls the
+modules, makes the tape and walks it back, and all of that comes to the same calls each step. Here they are written
+down (kernels/recorded.py), given memory (kernels/program.py), and from then on made one after another. graph.py does
+this on a GPU, where CUDA keeps the list.
+
+What a recorded step has decided by its numbers is decided again at each replay; where the answer is another one the
+step is taken as usual. What it does not see are variables of Python: a loss may depend on its arrays, the parameters,
+`train()`/`eval()` and the library's random numbers. So that nothing else goes unnoticed for long, a program's result
+is compared with the step's own at its first replay, its second, its fourth, its eighth, and so on, bit for bit.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import backend, draws
+from .kernels.memory import give_back_freed_memory
+from .kernels.program import Arena, Program
+from .kernels.recorded import new_recorder
+from .kernels.recorder import Changed, plain
+from .tensor import Tensor, _propagate, is_observed, kernels_enabled
+
+SHAPES = 64  # of batches, of which a program is kept; steps of others are taken as usual
+PATIENCE = 8  # replays that may end early before a program is given up, beyond those that do not
+
+
+class Result(NamedTuple):
+    """What comes of a part of a batch: its mean loss, its tokens, and which parameters got a gradient."""
+
+    loss: float
+    tokens: int
+    reached: list[int]
+
+
+NOTHING = Result(0.0, 0, [])
+
+
+class Part:
+    """Compute the loss of some rows, and leave nᵢ·gᵢ in `slots`, an array for each parameter.
+
+    loss(*arrays) → (mean loss, its count of tokens); replay: whether to record what comes more than once.
+    """
+
+    def __init__(self, loss: Callable, parameters: Sequence[Tensor], slots: Sequence[np.ndarray], replay: bool = True):
+        self.loss, self.parameters, self.slots, self.replay = loss, parameters, slots, replay
+        self.arena = Arena()
+        self.seen: set[tuple] = set()
+        self.programs: dict[tuple, _Recording | None] = {}  # None: cannot be recorded
+        self.replayed = 0
+
+    def __call__(self, arrays: Sequence[np.ndarray], scale: float, training: bool) -> Result:
+        """Return what comes of some rows whose loss is multiplied by `scale`, for the gradients."""
+        if not self.replay or is_observed():
+            return self.computed(arrays, scale)
+        key = (training, kernels_enabled(), *[(a.shape, a.dtype) for a in arrays])
+        if key not in self.programs:
+            if key not in self.seen or len(self.programs) >= SHAPES:
+                self.seen.add(key)
+                return self.computed(arrays, scale)
+            return self._recorded(key, arrays, scale)
+        program = self.programs[key]
+        if program is None or not program.fits(self.parameters):
+            return self.computed(arrays, scale)
+        return self._replayed(key, program, arrays, scale)
+
+    # -- as usual -------------------------------------------------------------------------------------------
+    def computed(self, arrays: Sequence[Any], scale: float) -> Result:
+        """Run the loss and its backward pass."""
+        value, tokens = self.loss(*arrays)
+        tokens = int(tokens)
+        if value.node is None or not tokens:
+            return NOTHING
+        seed = np.full(value.shape, tokens * scale, dtype=value.dtype)
+        return Result(float(value.data), tokens, self._walk(value, seed, self.slots))
+
+    def _walk(self, value: Tensor, seed: Any, slots: Sequence[Any]) -> list[int]:
+        """Run a backward pass, each gradient straight into its slot."""
+        places = {p.node: (i, slots[i]) for i, p in enumerate(self.parameters)}
+        reached = []
+        for node, g, _ in _propagate(value.node, seed, keep_graph=False):  # type: ignore[arg-type]
+            if node in places:
+                i, slot = places[node]
+                slot[...] = g
+                reached.append(i)
+        return reached
+
+    # -- recorded -------------------------------------------------------------------------------------------
+    def _recorded(self, key: tuple, arrays: Sequence[np.ndarray], scale: float) -> Result:
+        """Take a step and record it; where that cannot be done, take it as usual."""
+        before = draws.random_state()
+        self.programs[key] = None
+        try:
+            program, result = self._record(arrays, scale)
+        except Exception:  # whatever it is, the step itself says it better
+            draws.set_random_state(*before)
+            return self.computed(arrays, scale)
+        self.programs[key] = program
+        return result
+
+    def _record(self, arrays: Sequence[np.ndarray], scale: float) -> tuple[_Recording, Result]:
+        recorder = new_recorder()
+        inputs = [recorder.outside(a.copy()) for a in arrays]
+        homes, before = [p.data for p in self.parameters], draws.random_state()[1]
+        with recorder.recording(), draws.drawing_ahead():
+            try:
+                for p in self.parameters:
+                    p.data = recorder.outside(p.data)
+                value, tokens = self.loss(*inputs)
+                count = int(plain(tokens))
+                if value.node is None or not count:
+                    raise backend.NotRecordable("nothing to record: no gradient, or no token")
+                forward = len(recorder.calls)
+                seed = recorder.outside(np.full(value.shape, count * scale, dtype=value.dtype))
+                reached = self._walk(value, seed, [recorder.outside(slot) for slot in self.slots])
+            finally:
+                for p, home in zip(self.parameters, homes, strict=True):
+                    p.data = home
+        result = Result(float(value.data.array), count, reached)
+        ends = [forward, len(recorder.calls)]
+        program = Program(recorder, ends, (value.data, tokens), self.slots, self.arena)
+        nodes = [p.node for p in self.parameters]
+        drawn = draws.random_state()[1] - before
+        return _Recording(program, [plain(a) for a in inputs], plain(seed), reached, homes, nodes, drawn), result
+
+    def _replayed(self, key: tuple, program: _Recording, arrays: Sequence[np.ndarray], scale: float) -> Result:
+        """Replay a step, and now and then compare it with the step itself."""
+        before, expected, found = draws.random_state(), None, 0
+        if program.replays & (program.replays + 1) == 0:  # 0, 1, 3, 7, ... before this one
+            self.arena.give_back()  # one of them at a time needs its memory
+            expected = self.computed(arrays, scale)
+            found = self._sum(expected)
+            give_back_freed_memory()
+            draws.set_random_state(*before)
+        try:
+            result = program.replay(arrays, scale)
+        except Exception:  # the step itself says what is wrong, if it is
+            program.given_up += 1
+            if program.given_up - program.replays > PATIENCE:
+                self.programs[key] = None
+            draws.set_random_state(*before)
+            return self.computed(arrays, scale)
+        self.replayed += 1
+        if expected is not None and (result != expected or self._sum(result) != found):
+            self.programs[key] = None
+            draws.set_random_state(*before)
+            return self.computed(arrays, scale)
+        return result
+
+    def _sum(self, result: Result) -> int:
+        """Return a number that other gradients would not have."""
+        total = 0
+        for i in result.reached:
+            total = zlib.crc32(self.slots[i].data, total)
+        return total
+
+
+class _Recording:
+    """A program, what goes into it, and what it was recorded with."""
+
+    def __init__(
+        self, program: Program, inputs: list[np.ndarray], seed: np.ndarray, reached: list[int], homes: list[Any],
+        nodes: list[Any], drawn: int,
+    ):  # fmt: skip
+        self.program, self.inputs, self.seed, self.reached = program, inputs, seed, reached
+        self.homes, self.nodes, self.drawn = homes, nodes, drawn
+        self.replays = self.given_up = 0
+
+    def fits(self, parameters: Sequence[Tensor]) -> bool:
+        """Tell whether the parameters are still where they were, and learn or are frozen as they were."""
+        known = zip(parameters, self.homes, self.nodes, strict=True)
+        return all([p.data is home and p.node is node for p, home, node in known])
+
+    def replay(self, arrays: Sequence[np.ndarray], scale: float) -> Result:
+        """Make the calls again, for other rows. Raises Changed where they would be others."""
+        forward, backward = self.program.ready()
+        loss, tokens = self.program.kept
+        size = np.getbufsize()
+        try:
+            with draws.drawing_ahead(self.drawn):
+                for room, array in zip(self.inputs, arrays, strict=True):
+                    room[...] = array
+                for call in forward:
+                    call()
+                count = int(tokens)
+                if not count:
+                    raise Changed
+                self.seed.fill(count * scale)
+                for call in backward:
+                    call()
+        except BaseException:
+            np.setbufsize(size)
+            raise
+        self.replays += 1
+        return Result(float(loss), count, self.reached)
