@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import Array
 from ..ops.linear import _linear, _matmul
-from .products import by_columns, by_rows, rows_at_once
+from .products import by_columns, by_rows, in_panels, rows_at_once
 from .registry import book, kernel, on_lines, ones
 
 Made = tuple[Array, Callable]
@@ -27,7 +27,7 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
     if weight.size <= SMALL and rows_at_once(len(rows), weight.size):
         y = by_rows(xp, rows, xp.empty(shape, dtype=x.dtype))(xp.ascontiguousarray(weight.T))
     else:
-        y = xp.matmul(rows, weight.T, out=on_lines(xp, shape, x.dtype) if large else None)
+        y = in_panels(xp, rows, weight.T, on_lines(xp, shape, x.dtype) if large else None)
     if bias is not None:
         y += bias
 
@@ -35,7 +35,7 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
         g_rows = g.reshape(-1, g.shape[-1])
         g_bias = None if bias is None else xp.matmul(ones(xp, len(g_rows), g), g_rows)
         if weight.size > SMALL:
-            return xp.matmul(g_rows, weight).reshape(x.shape), xp.matmul(g_rows.T, rows), g_bias
+            return in_panels(xp, g_rows, weight).reshape(x.shape), xp.matmul(g_rows.T, rows), g_bias
         g_x = by_rows(xp, g_rows, xp.empty(rows.shape, dtype=g.dtype))(weight)
         return g_x.reshape(x.shape), by_columns(xp, g_rows, rows), g_bias
 

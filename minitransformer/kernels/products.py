@@ -12,9 +12,12 @@ from typing import Any
 
 from ..backend import Array
 from .blas import blas_threads, unpacked
-from .registry import ones
+from .registry import on_lines, ones
 
 FEWEST = 16  # rows worth a product of their own
+PANEL = 64  # columns
+PAYS = 128  # rows for which copying the panels pays
+WORKING_SET = 2 << 20  # bytes of the three matrices; larger ones gain nothing
 
 
 def rows_at_once(rows: int, each: int) -> int:
@@ -46,6 +49,28 @@ def by_rows(xp: Any, a: Array, out: Array) -> Callable[[Array], Array]:
         return out
 
     return product
+
+
+def in_panels(xp: Any, a: Array, b: Array, out: Array | None = None) -> Array:
+    """Return a·b, some rows and PANEL columns at a time, if that is faster.    a: (N, K), b: (K, M) → (N, M)
+
+    The columns of each panel are copied, so that they lie by themselves; that takes enough rows to pay.
+    """
+    (n, inner), m = a.shape, b.shape[1]
+    many = _panel_rows(n, inner, m, a.itemsize) if blas_threads() == 1 else 0
+    if not many or not a.flags.c_contiguous:
+        return xp.matmul(a, b, out=out)
+    panels = xp.ascontiguousarray(b.reshape(inner, -1, PANEL).swapaxes(0, 1))
+    y = on_lines(xp, (n, m), a.dtype) if out is None else out
+    xp.matmul(a.reshape(-1, 1, many, inner), panels, out=y.reshape(-1, many, m // PANEL, PANEL).swapaxes(1, 2))
+    return y
+
+
+@functools.lru_cache(maxsize=256)
+def _panel_rows(n: int, inner: int, m: int, itemsize: int) -> int:
+    """Return how many rows to take at a time; 0 where a product is better left whole."""
+    large = (n * inner + inner * m + n * m) * itemsize > WORKING_SET
+    return 0 if m % PANEL or n < PAYS or large else _rows_at_once(n, inner * PANEL)
 
 
 def by_columns(xp: Any, a: Array, b: Array) -> Array:
