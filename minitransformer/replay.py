@@ -8,7 +8,7 @@ this on a GPU, where CUDA keeps the list.
 What a recorded step has decided by its numbers is decided again at each replay; where the answer is another one the
 step is taken as usual. What it does not see are variables of Python: a loss may depend on its arrays, the parameters,
 `train()`/`eval()` and the library's random numbers. So that nothing else goes unnoticed for long, a program's result
-is compared with the step's own at its first replay, its second, its fourth, its eighth, and so on, bit for bit.
+is compared with the step's own at its first replay, its fourth, its sixteenth and so on, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ from .tensor import Tensor, _propagate, is_observed, kernels_enabled
 
 SHAPES = 64  # of batches, of which a program is kept; steps of others are taken as usual
 PATIENCE = 8  # replays that may end early before a program is given up, beyond those that do not
+
+
+def is_compared(number: int) -> bool:
+    """Tell whether a program's replay of a number, from 1 on, is compared with the step: 1, 4, 16, 64, ..."""
+    return number & (number - 1) == 0 and number.bit_length() % 2 == 1
 
 
 class Result(NamedTuple):
@@ -131,7 +136,7 @@ class Part:
     def _replayed(self, key: tuple, program: _Recording, arrays: Sequence[np.ndarray], scale: float) -> Result:
         """Replay a step, and now and then compare it with the step itself."""
         before, expected, found = draws.random_state(), None, 0
-        if program.replays & (program.replays + 1) == 0:  # 0, 1, 3, 7, ... before this one
+        if is_compared(program.replays + 1):
             self.arena.give_back()  # one of them at a time needs its memory
             expected = self.computed(arrays, scale)
             found = self._sum(expected)

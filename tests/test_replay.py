@@ -163,6 +163,10 @@ def test_variables_of_python_are_noticed():
     assert list(both.part.programs.values()) == [None] and both.part.replayed == 1
 
 
+def test_replays_are_compared_ever_more_seldom():
+    assert [n for n in range(1, 1000) if module.is_compared(n)] == [1, 4, 16, 64, 256]
+
+
 @pytest.mark.parametrize("how", ["generator", "plain", "no gradient", "no token"])
 def test_what_cannot_be_recorded_is_taken_as_usual(how):
     def loss(model, ids, to):
