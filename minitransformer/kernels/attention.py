@@ -1,7 +1,8 @@
 """Attention over blocks of queries, in place.
 
 With p = exp(scores)/Σ the backward makes two passes over T×S: the gradient of the scores is p·(g·vᵀ − δ), where
-δ = Σ_k g·y is a sum over K numbers and no longer one over S, since Σ_j p_j·(g·v_j) = g·y.
+δ = Σ_k g·y is a sum over K numbers and no longer one over S, since Σ_j p_j·(g·v_j) = g·y. The factor 1/√K costs no
+pass: keys and values, which are copied in any case, are multiplied by it on the way.
 
 The shift by the row's maximum is there against overflow only. The largest score of a whole block is found in a tenth
 of the time that the largest of each row takes; where it is small enough, and no row's sum has come out near 0, the
@@ -55,10 +56,11 @@ class _Tiles:
         """Return a stack of matrices for products that read its rows.    (B, H, S, K) → the same"""
         return x if self.whole else self.xp.ascontiguousarray(x)
 
-    def columns(self, x: Array) -> Array:
-        """Return the transpose in tiles.    (B, H, S, K) → (B, H, S/size, K, size)"""
+    def columns(self, x: Array, factor: float) -> Array:
+        """Return the transpose in tiles, times a factor.    (B, H, S, K) → (B, H, S/size, K, size)"""
         tiles = x.reshape(*x.shape[:2], -1, self.size, x.shape[-1]).swapaxes(-1, -2)
-        return self.xp.ascontiguousarray(tiles)  # small products by a transposed view are slow
+        by_itself = self.xp.empty(tiles.shape, dtype=x.dtype)  # small products by a transposed view are slow
+        return self.xp.multiply(tiles, factor, out=by_itself)
 
     def product(self, a: Array, columns: Array, end: int) -> Array:
         """Return a·b for the first columns of b.    (B, H, N, K), (B, H, S/size, K, size) → (B, H, N, end)"""
@@ -113,7 +115,6 @@ def attention(
     mask = _allowed(q, k, mask, causal, window)
     b, h, t, width = q.shape
     s = k.shape[2]
-    q_scaled = q * scale
     tiles = _Tiles(xp, s, min(t, QUERIES) * s)
     plan = _plan(xp, q, k, mask, tiles)
     shares = None if mask is None else mask.astype(q.dtype)
@@ -126,9 +127,9 @@ def attention(
         return xp.broadcast_to(x, (b, h, t, s))[batch, :, queries, keys]
 
     y = room(xp, (b, h, t, v.shape[-1]), q.dtype)
-    k_columns, v_rows, blocks = tiles.columns(k), tiles.rows(v), []
+    k_columns, v_rows, blocks = tiles.columns(k, scale), tiles.rows(v), []
     for batch, queries, keys in plan:
-        left, right = q_scaled[batch, :, queries], k_columns[batch]
+        left, right = q[batch, :, queries], k_columns[batch]
         p, total = tiles.product(left, right, keys.stop), None
         if p.max() <= SAFE_SCORE:  # nan is not
             total = _exponentials(xp, p, part_of(shares, batch, queries, keys))
@@ -149,7 +150,8 @@ def attention(
         g_q, g_k, g_v = (room(xp, (b, h, n, d), g.dtype) for n, d in sizes)
         rows = (g * y).swapaxes(1, 2)
         delta = xp.matmul(rows.reshape(-1, g.shape[-1]), ones(xp, g.shape[-1], g)).reshape(b, t, h, 1).swapaxes(1, 2)
-        v_columns, k_rows, begun = tiles.columns(v), tiles.rows(k), set()
+        delta *= scale
+        v_columns, k_rows, begun = tiles.columns(v, scale), tiles.rows(k), set()
         for batch, queries, keys, p in sorted(blocks, key=lambda block: -block.keys.stop):  # the furthest first
             g_block = g[batch, :, queries]
             factors = part_of(kept, batch, queries, keys)
@@ -160,7 +162,7 @@ def attention(
             g_p -= delta[batch, :, queries]
             g_p *= p
             by_rows(xp, g_p, g_q[batch, :, queries])(k_rows[batch, :, keys])
-            for total, left, right in ((g_v, mixed, g_block), (g_k, g_p, q_scaled[batch, :, queries])):
+            for total, left, right in ((g_v, mixed, g_block), (g_k, g_p, q[batch, :, queries])):
                 part = total[batch, :, keys]
                 if batch.start in begun:
                     more = xp.empty(part.shape, dtype=part.dtype)
@@ -170,7 +172,6 @@ def attention(
                     tiles.transposed_product(left, right, part)
                     total[batch, :, keys.stop :] = 0
             begun.add(batch.start)
-        g_q *= scale
         return g_q, g_k, g_v, None, None, None
 
     return y, vjp
