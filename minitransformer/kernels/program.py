@@ -20,6 +20,7 @@ import numpy as np
 from .recorder import Buffer, Place, Recorder, StandIn
 from .registry import LINE
 
+LARGE_PAGE = 2 << 20  # bytes
 BY_NAME = (np.maximum, np.minimum)  # whose third operand is not to be the result, some day
 
 
@@ -33,10 +34,13 @@ class Arena:
     def reserve(self, size: int) -> None:
         """Have room for `size` bytes; programs that were built in less have to be built anew."""
         if size > len(self.memory):
-            self._map = mmap.mmap(-1, size)
+            private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+            self._map = mmap.mmap(-1, size + LARGE_PAGE, **private)
             with contextlib.suppress(AttributeError, OSError):  # where there are larger pages, fewer are looked up
                 self._map.madvise(mmap.MADV_HUGEPAGE)
-            self.memory = np.frombuffer(self._map, dtype=np.uint8)
+            memory = np.frombuffer(self._map, dtype=np.uint8)
+            first = -memory.ctypes.data % LARGE_PAGE
+            self.memory = memory[first : first + size]
 
     def give_back(self) -> None:
         """Give the pages back until they are written to again; what they hold is lost."""
