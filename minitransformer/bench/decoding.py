@@ -101,17 +101,18 @@ def weight_bytes(c: configs.BenchConfig) -> int:
 def read_rate(nbytes: int, tries: int = 9) -> float:
     """Measure the best rate at which that many bytes are read again and again, in bytes per second.
 
-    By a product of a vector with itself, on one thread and on all.
+    By a product of a vector with itself, and of a matrix with a vector, on one thread and on all.
     """
-    x = np.ones(nbytes // 4, dtype="float32")
-    again, best = max(1, (64 << 20) // nbytes), 0.0
+    x, matrix = np.ones(nbytes // 4, dtype="float32"), np.ones((nbytes // 4096, 1024), dtype="float32")
+    again, best, row = max(1, (64 << 20) // nbytes), 0.0, matrix[0].copy()
     for threads in sorted({1, cores()}):
-        with limit_blas_threads(threads):
-            for _ in range(tries):
-                began = time.perf_counter()
-                for _ in range(again):
-                    x.dot(x)
-                best = max(best, again * nbytes / (time.perf_counter() - began))
+        for a, b in ((x, x), (matrix, row)):
+            with limit_blas_threads(threads):
+                for _ in range(tries):
+                    began = time.perf_counter()
+                    for _ in range(again):
+                        a.dot(b)
+                    best = max(best, again * a.nbytes / (time.perf_counter() - began))
     return best
 
 
@@ -155,6 +156,7 @@ def compare(case: str, names: list[str], rounds: int, progress: Any) -> dict[str
         try:
             for name in names:
                 peers.append(Peer(name, case, str(path), module="minitransformer.bench.decoding"))
+                peers[-1].run(tokens)  # each finds out alone how it is quickest
             for i, peer in turns(peers, case, rounds, progress):
                 answer = peer.run(tokens)
                 if i:  # the round before warms up

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import nn
 from ..kernels import decoding
-from ..kernels.blas import limit_blas_threads
+from ..kernels.blas import blas_threads, limit_blas_threads
 from ..kernels.memory import keep_freed_memory
 from ..models import GPT2, Transformer
 from ..ops.precision import lowered
@@ -99,7 +99,7 @@ def _in_cache(model: Any) -> bool:
 
 
 def calm(model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
-    """Let products use one thread while a few tokens are read.
+    """Let products use as many threads as a few tokens are read with soonest: one, if the weights are in a cache.
 
     Several gain little there, and would go on spinning for a tenth of a second, in which a small model writes a whole
     text.
@@ -108,15 +108,16 @@ def calm(model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
 
 
 def _calm(tokens: int, in_cache: bool) -> contextlib.AbstractContextManager[None]:
-    few = FEW if in_cache else VERY_FEW
-    return limit_blas_threads(1) if tokens <= few else contextlib.nullcontext()
+    if tokens > (FEW if in_cache else VERY_FEW):
+        return contextlib.nullcontext()
+    return limit_blas_threads(1 if in_cache else decoding.reading(blas_threads()).threads)
 
 
 class _Maker:
     """Turns modules into functions of kernels/decoding.py. folds: LayerNorms go into the weights, as is said there."""
 
-    def __init__(self, longest: int, in_cache: bool, folds: bool):
-        self.longest, self.in_cache, self.folds = longest, in_cache, folds
+    def __init__(self, longest: int, in_one_stream: bool, folds: bool):
+        self.longest, self.in_one_stream, self.folds = longest, in_one_stream, folds
 
     def linear(
         self, *parts: Any, scale: float = 1.0, reads: nn.LayerNorm | None = None, writes: bool = False
@@ -128,7 +129,7 @@ class _Maker:
         weights = [p.weight.data for p in parts]
         biases = [np.zeros(len(p.weight.data), "float32") if p.bias is None else p.bias.data for p in parts]
         if len(parts) == 1 and scale == 1 and not self.folds:
-            return decoding.linear(weights[0], None if parts[0].bias is None else biases[0], self.in_cache)
+            return decoding.linear(weights[0], None if parts[0].bias is None else biases[0], self.in_one_stream)
         weight, bias, first = np.concatenate(weights), np.concatenate(biases), len(weights[0])  # copies
         if reads is not None and self.folds:
             bias += weight.dot(reads.bias.data)
@@ -139,13 +140,13 @@ class _Maker:
             bias -= mean_of.dot(bias)
         weight[:first] *= np.float32(scale)
         bias[:first] *= np.float32(scale)
-        return decoding.linear(weight, bias, self.in_cache)
+        return decoding.linear(weight, bias, self.in_one_stream)
 
     def output(self, weight: Any, norm: nn.LayerNorm | None) -> decoding.OF_X:
         """Take the last product, without a bias of its own; it reads the last norm."""
         if not self.folds or norm is None:
-            return decoding.linear(weight, None, self.in_cache)
-        return decoding.linear(weight * norm.weight.data, weight.dot(norm.bias.data), self.in_cache)
+            return decoding.linear(weight, None, self.in_one_stream)
+        return decoding.linear(weight * norm.weight.data, weight.dot(norm.bias.data), self.in_one_stream)
 
     def norm(self, norm: nn.LayerNorm) -> decoding.OF_X:
         """Take a norm, or what is left of it."""
@@ -211,7 +212,8 @@ class Fast:
         layers, norm = list(model.decoder.layers), model.decoder.norm
         self.in_cache = _in_cache(model)
         read_by_norms_alone = layers[0].norm == "pre" and norm is not None
-        make = _Maker(self.longest, self.in_cache, self.in_cache and read_by_norms_alone)
+        in_one_stream = not self.in_cache and decoding.reading(blas_threads()).in_one_stream
+        make = _Maker(self.longest, in_one_stream, self.in_cache and read_by_norms_alone)
         last = None if norm is None else make.norm(norm)
         self.stack = decoding.Stack([make.layer(layer) for layer in layers], layers[0].norm == "pre", last)
         translates = isinstance(model, Transformer)

@@ -5,9 +5,10 @@ batch is one row; q, k and v are one product, and what can be prepared is prepar
 weights and return a function of x, which is (D,) for one row and (B, D) for several. What is computed is what `nn`
 says, to the rounding. `generate/fast.py` knows which models this fits, and fills it.
 
-How fast a product goes depends on where its weights are. From the processor's own memory BLAS reads them fastest. From
-main memory np.vecdot does: in one stream from end to end, at the speed of the memory, where BLAS takes several rows at
-a time and reaches little more than half of it.
+How fast a product goes depends on where its weights are. From the processor's own memory BLAS reads them fastest, on
+one thread. From main memory it depends on the machine: np.vecdot reads in one stream from end to end, where BLAS takes
+several rows at a time, but on several threads, and one core cannot always read as fast as the memory is. `reading`
+tries, once.
 
 Weights of the first kind are few enough to be written anew for each text, and where LayerNorm stands in front
 (pre-norm) most of it goes into them:
@@ -20,7 +21,9 @@ before: of LayerNorm only x̂ = x / √(x·x/D + ε) is left to be done.
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,12 +32,37 @@ import numpy as np
 from ..backend import Array
 from ..ops.activation import CUBIC, SQRT_2_OVER_PI
 from .activation import _gelu_exact_curve
+from .blas import limit_blas_threads
 
 OF_X = Callable[[Array], Array]
+TRIED, TRIES = 48 << 20, 4  # bytes, and how often
 IN_CACHE = 16 << 20  # bytes of weights; more than the second caches hold, less than most third ones
 # Between these the sum of a row's exponentials is right without looking for the row's maximum first: none has
 # overflowed, and all that vanished together is below 1e-12 of the sum.
 LEAST, MOST = 1e-20, 1e30
+
+
+class Reading(NamedTuple):
+    """How weights are read from main memory: on how many threads of BLAS, or in one stream by np.vecdot."""
+
+    threads: int
+    in_one_stream: bool
+
+
+@functools.cache
+def reading(most: int) -> Reading:
+    """Return the quickest way on this machine, with `most` threads at most, found by trying them all."""
+    weights = np.ones((TRIED // 4096, 1024), dtype=np.float32)
+    x, best, found = np.ones(1024, dtype=np.float32), math.inf, Reading(1, True)
+    for way in [Reading(1, True), *[Reading(threads, False) for threads in sorted({1, max(most, 1)})]]:
+        with limit_blas_threads(way.threads):
+            for _ in range(TRIES):
+                began = time.perf_counter()
+                np.vecdot(weights, x) if way.in_one_stream else x.dot(weights.T)
+                seconds = time.perf_counter() - began
+                if seconds < best:
+                    best, found = seconds, way
+    return found
 
 
 class Now(NamedTuple):
@@ -49,12 +77,12 @@ class Now(NamedTuple):
 Sublayer = Callable[[Array, Any, Now], Array]
 
 
-def linear(weight: Array, bias: Array | None, in_cache: bool) -> OF_X:
+def linear(weight: Array, bias: Array | None, in_one_stream: bool) -> OF_X:
     """Return x ↦ x·weightᵀ + bias.    weight: (F, D), x: (..., D) → (..., F)"""
     weight_t = weight.T
 
     def product(x: Array) -> Array:
-        y = x.dot(weight_t) if in_cache or x.ndim > 1 else np.vecdot(weight, x)
+        y = np.vecdot(weight, x) if in_one_stream and x.ndim == 1 else x.dot(weight_t)
         if bias is not None:
             y += bias
         return y
