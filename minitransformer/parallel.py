@@ -71,8 +71,11 @@ class Workers:
     From the start to `close` the parameters live in shared memory and matrix products use one thread a worker. The
     workers are copies of this process as it was: what changes later in the model, other than parameters and
     `train()`/`eval()`, they do not see. For a given seed and count the result is the same to the bit; between
-    counts it differs by rounding. Raises ValueError for a count below 1 or more than one where it cannot fork,
-    RuntimeError when a worker fails or dies.
+    counts it differs by rounding. replay: whether workers record their part for each shape of a batch, and then make
+    the same calls again, to the same bits (see replay.py).
+
+    Raises ValueError for a count below 1 or more than one where it cannot fork, RuntimeError when a worker fails or
+    dies.
     """
 
     def __init__(self, model: Module, loss: Loss, count: int | None = None, replay: bool = True):

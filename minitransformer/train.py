@@ -75,7 +75,7 @@ class TrainConfig(LayersConfig):
     checkpoint_every: int = 250
     validate_every: int = 250
     precision: str = "float32"  # of products: float32, tf32 (on a GPU) or float16 (with a scaled loss)
-    graph: bool | str = "auto"  # record the step as a CUDA graph, for each shape of a batch; auto: where it can be
+    graph: bool | str = "auto"  # record steps, for each shape of a batch (graph.py, replay.py); auto: where it can be
     workers: int = 0  # processes that share a step; 0: as many as there are cores (written down when the run begins)
 
     def __post_init__(self) -> None:
@@ -310,9 +310,11 @@ def _backward(workers: Workers | DataParallel, task: Task, config: TrainConfig, 
     return total / max(tokens, 1), tokens
 
 
-def _split(model: Module, loss: Any, workers: int, ranks: Ranks | None) -> Workers | DataParallel:
+def _split(model: Module, loss: Any, config: TrainConfig, ranks: Ranks | None) -> Workers | DataParallel:
     """Return what splits a batch: ranks where mpiexec has started some, else workers."""
-    return Workers(model, loss, workers) if ranks is None else DataParallel(model, loss, ranks)
+    if ranks is not None:
+        return DataParallel(model, loss, ranks)
+    return Workers(model, loss, config.workers, replay=config.graph is not False)
 
 
 def _flat(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -385,7 +387,7 @@ def train(
         loss_of = _in_half(task.loss) if scaler else task.loss
         # What overflows is found below, by the norm; workers, which are forked here, keep silent, too.
         silent = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        with silent, _split(model, loss_of, config.workers, ranks) as workers, _stop_signals() as stop:
+        with silent, _split(model, loss_of, config, ranks) as workers, _stop_signals() as stop:
             model.train()
             graphed = _graphed(workers, gradients, optimizer, task, config)
             if writes:

@@ -6,6 +6,8 @@ A worker's share of the batch on one thread, as in training. Three times for eac
     alone       the same calls again, at once, their arrays now in the nearest cache: NumPy's calls and no waiting
     products    their floating-point operations at the rate of one large product: no program for this core is faster
 
+The whole step is timed once more as workers take it, replayed: its calls, recorded once, one after another.
+
 Where PyTorch is installed, its step is timed before and after: what NumPy's own calls take of that is as far as a
 program can come that makes these calls.
 """
@@ -28,6 +30,7 @@ from ..draw import bars
 from ..kernels.blas import limit_blas_threads
 from ..kernels.memory import keep_freed_memory
 from ..parallel import collector_paused, default_workers
+from ..replay import Part, is_compared
 from ..tensor import PRIMITIVES
 from . import configs
 from .run import PAUSE, Peer, choose, gemm_rate
@@ -134,7 +137,23 @@ def profile(name: str, steps: int) -> dict[str, Any]:
             for i in range(max(1, steps // 4)):
                 step(i)
     with limit_blas_threads(1):
+        replayed = _replayed(model, loss, batches, steps)
         rate = gemm_rate(1024)
+    terms = _terms(clock, warm, steps, rate)
+    total, of_adam = statistics.median(whole), statistics.median(adam)
+    rest = max(total - of_adam - sum(t["in_step"] for t in terms.values()), 0.0)
+    nodes = sum(t["calls"] for t in terms.values())
+    terms["optimizer"] = {"calls": 1, "in_step": of_adam, "alone": min(adam), "products": 0.0}
+    terms["engine"] = {"calls": nodes, "in_step": rest, "alone": rest, "products": 0.0}
+    ordered = dict(sorted(terms.items(), key=lambda item: -item[1]["in_step"]))
+    return {
+        "config": name, "rows": share, "seconds": total, "replayed": replayed + of_adam, "flops_per_second": rate,
+        "terms": ordered,
+    }  # fmt: skip
+
+
+def _terms(clock: Clock, warm: Clock, steps: int, rate: float) -> dict[str, dict[str, float]]:
+    """Return what the clocks have counted in `steps` steps, and in a quarter of them, for each term of a step."""
     terms: dict[str, dict[str, float]] = {}
     for op, seconds in clock.seconds.items():
         term = terms.setdefault(TERMS.get(op, OTHERS), {"calls": 0, "in_step": 0.0, "alone": 0.0, "products": 0.0})
@@ -142,13 +161,20 @@ def profile(name: str, steps: int) -> dict[str, Any]:
         term["in_step"] += seconds / steps
         term["alone"] += warm.alone[op] / max(1, steps // 4)
         term["products"] += clock.flops[op] / steps / rate
-    total = statistics.median(whole)
-    rest = total - statistics.median(adam) - sum(t["in_step"] for t in terms.values())
-    nodes = sum(t["calls"] for t in terms.values())
-    terms["optimizer"] = {"calls": 1, "in_step": statistics.median(adam), "alone": min(adam), "products": 0.0}
-    terms["engine"] = {"calls": nodes, "in_step": max(rest, 0.0), "alone": max(rest, 0.0), "products": 0.0}
-    ordered = dict(sorted(terms.items(), key=lambda item: -item[1]["in_step"]))
-    return {"config": name, "rows": share, "seconds": total, "flops_per_second": rate, "terms": ordered}
+    return terms
+
+
+def _replayed(model: Any, loss: Any, batches: list[list[Any]], steps: int) -> float:
+    """Return the median seconds of a worker's part, replayed, that is not compared."""
+    parameters, seconds = model.parameters(), []
+    part = Part(loss, parameters, [np.empty_like(p.data) for p in parameters])
+    for i in range(steps + 4):
+        began, before = time.perf_counter(), part.replayed
+        with collector_paused():
+            part(batches[i % len(batches)], 1.0, model.training)
+        if part.replayed > before and not is_compared(part.replayed):
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 @contextlib.contextmanager
@@ -202,11 +228,12 @@ def table(result: dict[str, Any]) -> list[str]:
             )
         sums = [sum(t[kind] for t in p["terms"].values()) for kind in ("in_step", "alone", "products")]
         lines.append(f"  {'sum':<20}{1e3 * sums[0]:>11.2f}{1e3 * sums[1]:>9.2f}{1e3 * sums[2]:>10.2f}")
+        lines.append(f"  replayed {1e3 * p['replayed']:.1f} ms a step")
         if p["torch"]:
-            alone, products = sums[1] / p["torch"], sums[2] / p["torch"]
+            alone, products, again = (s / p["torch"] for s in (*sums[1:], p["replayed"]))
             lines.append(
                 f"  PyTorch's step takes {1e3 * p['torch']:.1f} ms: NumPy's calls alone {alone:.2f} of it, products "
-                f"{products:.2f}"
+                f"{products:.2f}, a replay {again:.2f}"
             )
         lines.append(f"  a large product runs at {p['flops_per_second'] / 1e9:.0f} GFLOP/s on this core")
     return lines

@@ -17,8 +17,9 @@ import numpy as np
 
 from .. import nn
 from ..kernels import decoding
-from ..kernels.blas import blas_threads, limit_blas_threads
+from ..kernels.blas import blas_threads, limit_blas_threads, reading
 from ..kernels.memory import keep_freed_memory
+from ..kernels.one_row import OneRow
 from ..models import GPT2, Transformer
 from ..ops.precision import lowered
 from ..tensor import as_array, is_grad_enabled, kernels_enabled
@@ -110,7 +111,7 @@ def calm(model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
 def _calm(tokens: int, in_cache: bool) -> contextlib.AbstractContextManager[None]:
     if tokens > (FEW if in_cache else VERY_FEW):
         return contextlib.nullcontext()
-    return limit_blas_threads(1 if in_cache else decoding.reading(blas_threads()).threads)
+    return limit_blas_threads(1 if in_cache else reading(blas_threads()).threads)
 
 
 class _Maker:
@@ -121,7 +122,7 @@ class _Maker:
 
     def linear(
         self, *parts: Any, scale: float = 1.0, reads: nn.LayerNorm | None = None, writes: bool = False
-    ) -> decoding.OF_X:
+    ) -> decoding.Linear:
         """Join linear layers of the same input, the first multiplied by a number.
 
         reads: the norm in front; writes: whether the result is added to the residual sum.
@@ -129,7 +130,7 @@ class _Maker:
         weights = [p.weight.data for p in parts]
         biases = [np.zeros(len(p.weight.data), "float32") if p.bias is None else p.bias.data for p in parts]
         if len(parts) == 1 and scale == 1 and not self.folds:
-            return decoding.linear(weights[0], None if parts[0].bias is None else biases[0], self.in_one_stream)
+            return decoding.Linear(weights[0], None if parts[0].bias is None else biases[0], self.in_one_stream)
         weight, bias, first = np.concatenate(weights), np.concatenate(biases), len(weights[0])  # copies
         if reads is not None and self.folds:
             bias += weight.dot(reads.bias.data)
@@ -140,21 +141,21 @@ class _Maker:
             bias -= mean_of.dot(bias)
         weight[:first] *= np.float32(scale)
         bias[:first] *= np.float32(scale)
-        return decoding.linear(weight, bias, self.in_one_stream)
+        return decoding.Linear(weight, bias, self.in_one_stream)
 
-    def output(self, weight: Any, norm: nn.LayerNorm | None) -> decoding.OF_X:
+    def output(self, weight: Any, norm: nn.LayerNorm | None) -> decoding.Linear:
         """Take the last product, without a bias of its own; it reads the last norm."""
         if not self.folds or norm is None:
-            return decoding.linear(weight, None, self.in_one_stream)
-        return decoding.linear(weight * norm.weight.data, weight.dot(norm.bias.data), self.in_one_stream)
+            return decoding.Linear(weight, None, self.in_one_stream)
+        return decoding.Linear(weight * norm.weight.data, weight.dot(norm.bias.data), self.in_one_stream)
 
-    def norm(self, norm: nn.LayerNorm) -> decoding.OF_X:
+    def norm(self, norm: nn.LayerNorm) -> decoding.Norm:
         """Take a norm, or what is left of it."""
         if self.folds:
-            return decoding.to_length_one(norm.weight.shape[0], norm.eps)
-        return decoding.layer_norm(norm.weight.data, norm.bias.data, norm.eps)
+            return decoding.ToLengthOne(norm.eps)
+        return decoding.LayerNorm(norm.weight.data, norm.bias.data, norm.eps)
 
-    def self_attention(self, a: nn.MultiHeadAttention, norm: nn.LayerNorm) -> decoding.Sublayer:
+    def self_attention(self, a: nn.MultiHeadAttention, norm: nn.LayerNorm) -> decoding.SelfAttention:
         """Join the projections, and make a table of what depends on distances alone."""
         taken = self.linear(a.q_proj, a.k_proj, a.v_proj, scale=_scale(a), reads=norm)
         turns = distance = None
@@ -164,19 +165,19 @@ class _Maker:
             distance = as_array(a.positions(1, self.longest, a.q_proj.weight.data))
             distance = distance.reshape(a.kv_heads, a.heads // a.kv_heads, self.longest)
         out = self.linear(a.out_proj, writes=True)
-        return decoding.self_attention(taken, out, a.heads, a.kv_heads, turns, distance)
+        return decoding.SelfAttention(taken, out, a.heads, a.kv_heads, turns, distance)
 
-    def layer(self, layer: Any) -> list[tuple[decoding.OF_X, decoding.Sublayer]]:
+    def layer(self, layer: Any) -> list[tuple[decoding.Norm, Any]]:
         """Return the sublayers of a layer with their norms."""
         norms = [layer.norm1, layer.norm2, *([layer.norm3] if isinstance(layer, nn.DecoderLayer) else [])]
-        sublayers = [self.self_attention(layer.self_attention, norms[0])]
+        sublayers: list[Any] = [self.self_attention(layer.self_attention, norms[0])]
         if isinstance(layer, nn.DecoderLayer):
             a = layer.cross_attention
             taken, out = self.linear(a.q_proj, scale=_scale(a), reads=norms[1]), self.linear(a.out_proj, writes=True)
-            sublayers.append(decoding.cross_attention(taken, out, a.heads, a.kv_heads))
+            sublayers.append(decoding.CrossAttention(taken, out, a.heads, a.kv_heads))
         feed = layer.feed_forward
         up, down = self.linear(feed.up, reads=norms[-1]), self.linear(feed.down, writes=True)
-        sublayers.append(decoding.feed_forward(up, _activation(feed.act)(feed.up.weight.shape[0]), down))
+        sublayers.append(decoding.FeedForward(up, _activation(feed.act), down))
         return [(self.norm(norm), sublayer) for norm, sublayer in zip(norms, sublayers, strict=True)]
 
 
@@ -212,7 +213,7 @@ class Fast:
         layers, norm = list(model.decoder.layers), model.decoder.norm
         self.in_cache = _in_cache(model)
         read_by_norms_alone = layers[0].norm == "pre" and norm is not None
-        in_one_stream = not self.in_cache and decoding.reading(blas_threads()).in_one_stream
+        in_one_stream = not self.in_cache and reading(blas_threads()).in_one_stream
         make = _Maker(self.longest, in_one_stream, self.in_cache and read_by_norms_alone)
         last = None if norm is None else make.norm(norm)
         self.stack = decoding.Stack([make.layer(layer) for layer in layers], layers[0].norm == "pre", last)
@@ -228,6 +229,7 @@ class Fast:
         self.looks = [(layer.self_attention.positions, layer.self_attention.window) for layer in layers]
         self.mask = memory_mask
         self.padding = padding if padding is not None and padding.any() else None
+        self.one: OneRow | None = None
         self._hide()
 
     def _hide(self) -> None:
@@ -242,10 +244,11 @@ class Fast:
         """Keep these rows, in this order, as the caches do."""
         self.padding = None if self.padding is None else self.padding[rows]
         self.mask = None if self.mask is None else self.mask[rows]
+        self.one = None
         self._hide()
 
     def _embedded(self, ids: Any, places: Any) -> np.ndarray:
-        """Return what the layers read.    ids: one or several, places: theirs → (D,) or (B, D)"""
+        """Return what the layers read.    ids and places: one, or several → (D,) or (B, D)"""
         x = self.embedding[ids]
         if self.scale is not None:
             x = x * self.scale
@@ -263,15 +266,19 @@ class Fast:
         x = self._embedded(ids, slice(0, len(ids)))
         ahead = np.triu(np.full((len(ids), len(ids)), -np.inf, dtype=np.float32), 1)
         with _calm(len(ids), self.in_cache):
-            return self.output(self.stack.step(x, self.caches, decoding.Now(0, ahead=ahead))[-1]).reshape(1, -1)
+            return self.output(self.stack.step(x, self.caches, decoding.Now(0, ahead=ahead))[-1:])
 
     def scores(self, ids: np.ndarray) -> np.ndarray:
         """Read a token for each row and score the one that follows.    (B,) → (B, V)"""
         place = self.caches[0].past.length
-        x = self._embedded(ids[0] if len(ids) == 1 else ids, place if self.padding is None else place - self.padding)
         with _calm(len(ids), self.in_cache):
+            if len(ids) == 1 and self.hidden is None and self.hidden_memory is None:
+                if self.one is None:
+                    self.one = OneRow(self.stack, self.caches, self.output)
+                return self.one.step(self._embedded(ids[0], place))[None]
+            x = self._embedded(ids, place if self.padding is None else place - self.padding)
             now = decoding.Now(place, self.hidden, self.hidden_memory)
-            return self.output(self.stack.step(x, self.caches, now)).reshape(len(ids), -1)
+            return self.output(self.stack.step(x, self.caches, now))
 
 
 def _minus_infinity(hidden: np.ndarray) -> np.ndarray:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,8 @@ CORE_NAMES = (
 )  # fmt: skip
 # OpenBLAS's name for a kind of processor → multiplications in a product that it does not pack
 UNPACKED = dict.fromkeys(("skylakex", "cooperlake", "sapphirerapids"), 100**3)
+
+TRIED, TRIES = 48 << 20, 4  # bytes that are read to find out how, and how often
 
 
 def _libraries() -> list[str]:
@@ -96,3 +100,26 @@ def limit_blas_threads(count: int) -> Iterator[None]:
         yield
     finally:
         controls[0](before)
+
+
+class Reading(NamedTuple):
+    """How weights are read from main memory: on how many threads of BLAS, or in one stream by np.vecdot."""
+
+    threads: int
+    in_one_stream: bool
+
+
+@functools.cache
+def reading(most: int) -> Reading:
+    """Return the quickest way on this machine, with `most` threads at most, found by trying them all."""
+    weights = np.ones((TRIED // 4096, 1024), dtype=np.float32)
+    x, best, found = np.ones(1024, dtype=np.float32), math.inf, Reading(1, True)
+    for way in [Reading(1, True), *[Reading(threads, False) for threads in sorted({1, max(most, 1)})]]:
+        with limit_blas_threads(way.threads):
+            for _ in range(TRIES):
+                began = time.perf_counter()
+                np.vecdot(weights, x) if way.in_one_stream else x.dot(weights.T)
+                seconds = time.perf_counter() - began
+                if seconds < best:
+                    best, found = seconds, way
+    return found

@@ -41,6 +41,7 @@ def test_every_term_is_timed_and_the_clock_is_gone_afterwards(tiny):
     result = profile.profiles(None, 4, lambda text: None)
     for p in result["profiles"]:
         assert {"linear layers", "attention", "LayerNorm", "activation", "optimizer", "engine"} <= set(p["terms"])
+        assert 0 < p["replayed"] < 3 * p["seconds"]
         for t in p["terms"].values():
             assert t["in_step"] >= 0 and t["alone"] >= 0 and t["calls"] > 0
         c = tiny[p["config"]]
@@ -59,8 +60,9 @@ def test_a_step_of_pytorch_stands_beside_it():
     assert (beside["torch"] is not None) == bool(importlib.util.find_spec("torch"))
     terms = {"linear layers": {"calls": 1, "in_step": 3e-3, "alone": 2e-3, "products": 1e-3}}
     row = {"config": "reversal", "rows": 2, "seconds": 3e-3, "terms": terms, "flops_per_second": 1e9, "torch": 4e-3}
+    row["replayed"] = 3e-3
     text = "\n".join(profile.table({"profiles": [row]}))
-    assert "PyTorch's step takes 4.0 ms: NumPy's calls alone 0.50 of it, products 0.25" in text
+    assert "PyTorch's step takes 4.0 ms: NumPy's calls alone 0.50 of it, products 0.25, a replay 0.75" in text
 
 
 def test_the_clock_counts_calls_and_operations():
