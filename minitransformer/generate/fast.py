@@ -19,7 +19,7 @@ from .. import nn
 from ..kernels import decoding
 from ..kernels.blas import blas_threads, limit_blas_threads, reading
 from ..kernels.memory import keep_freed_memory
-from ..kernels.one_row import OneRow
+from ..kernels.one_row import Embedded, OneRow
 from ..models import GPT2, Transformer
 from ..ops.precision import lowered
 from ..tensor import as_array, is_grad_enabled, kernels_enabled
@@ -218,14 +218,14 @@ class Fast:
         last = None if norm is None else make.norm(norm)
         self.stack = decoding.Stack([make.layer(layer) for layer in layers], layers[0].norm == "pre", last)
         translates = isinstance(model, Transformer)
-        self.embedding = (model.target_embedding if translates else model.embedding).weight.data
-        self.scale = np.float32(math.sqrt(model.config.d_model)) if translates else None
+        embedding = (model.target_embedding if translates else model.embedding).weight.data
+        scale = np.float32(math.sqrt(model.config.d_model)) if translates else None
         self.output = make.output(model.output_weight.data, norm)
-        self.mean_of = decoding.mean_of_width(model.config.d_model) if make.folds else None
-        self.table = None
+        mean_of, table = decoding.mean_of_width(model.config.d_model) if make.folds else None, None
         if not isinstance(model.positions, nn.NoPositions):
             learned = isinstance(model.positions, nn.LearnedPositions)
-            self.table = model.positions.weight.data if learned else model.positions.table.astype("float32")
+            table = model.positions.weight.data if learned else model.positions.table.astype("float32")
+        self.embedded = Embedded(embedding, scale, table, mean_of)
         self.looks = [(layer.self_attention.positions, layer.self_attention.window) for layer in layers]
         self.mask = memory_mask
         self.padding = padding if padding is not None and padding.any() else None
@@ -247,15 +247,6 @@ class Fast:
         self.one = None
         self._hide()
 
-    def _embedded(self, ids: Any, places: Any) -> np.ndarray:
-        """Return what the layers read.    ids and places: one, or several → (D,) or (B, D)"""
-        x = self.embedding[ids]
-        if self.scale is not None:
-            x = x * self.scale
-        if self.table is not None:
-            x = x + self.table[places]
-        return x if self.mean_of is None else x - x.dot(self.mean_of)[..., None]
-
     def begins(self, tokens: int) -> bool:
         """Tell whether a text of so many tokens, or its beginning, can be read here: `begin`."""
         plain = all(isinstance(p, nn.RotaryPositions | None) and not window for p, window in self.looks)
@@ -263,7 +254,7 @@ class Fast:
 
     def begin(self, ids: np.ndarray) -> np.ndarray:
         """Read the first tokens of a single text all at once and score the one that follows.    (T,) → (1, V)"""
-        x = self._embedded(ids, slice(0, len(ids)))
+        x = self.embedded(ids, slice(0, len(ids)))
         ahead = np.triu(np.full((len(ids), len(ids)), -np.inf, dtype=np.float32), 1)
         with _calm(len(ids), self.in_cache):
             return self.output(self.stack.step(x, self.caches, decoding.Now(0, ahead=ahead))[-1:])
@@ -274,9 +265,9 @@ class Fast:
         with _calm(len(ids), self.in_cache):
             if len(ids) == 1 and self.hidden is None and self.hidden_memory is None:
                 if self.one is None:
-                    self.one = OneRow(self.stack, self.caches, self.output)
-                return self.one.step(self._embedded(ids[0], place))[None]
-            x = self._embedded(ids, place if self.padding is None else place - self.padding)
+                    self.one = OneRow(self.stack, self.caches, self.output, self.embedded)
+                return self.one.step(ids[0], place)
+            x = self.embedded(ids, place if self.padding is None else place - self.padding)
             now = decoding.Now(place, self.hidden, self.hidden_memory)
             return self.output(self.stack.step(x, self.caches, now))
 

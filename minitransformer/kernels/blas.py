@@ -6,12 +6,11 @@ that finds out later that it will split its work itself.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,19 +86,23 @@ def blas_threads() -> int:
     return int(controls[1]()) if controls else 0
 
 
-@contextlib.contextmanager
-def limit_blas_threads(count: int) -> Iterator[None]:
+class limit_blas_threads:
     """Let matrix products use `count` threads inside a `with` block, and as many as before after it."""
-    controls = _controls()
-    if controls is None:
-        yield
-        return
-    before = controls[1]()
-    controls[0](count)
-    try:
-        yield
-    finally:
-        controls[0](before)
+
+    __slots__ = ("count", "before")
+
+    def __init__(self, count: int):
+        self.count = self.before = count
+
+    def __enter__(self) -> None:
+        if (controls := _controls()) is not None:
+            self.before = controls[1]()
+            if self.before != self.count:
+                controls[0](self.count)
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.before != self.count and (controls := _controls()) is not None:
+            controls[0](self.before)
 
 
 class Reading(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,27 +51,46 @@ def _self_attention(f: SelfAttention, x: Array, y: Array, cache: Any) -> Calls:
     each = taken.reshape(1, f.width, 1, -1)
     turned, k_new, v_new = each[:, :-kv_heads], each[:, heads:-kv_heads], each[:, -kv_heads:]
     q = each[:, :heads].reshape(1, kv_heads, heads // kv_heads, -1)
-    out, past, attend, longest = mixed.reshape(q.shape), cache.past, decoding.attend, 0
-    if distance is not None:
-        longest = distance.shape[-1]
+    out, past, longest = mixed.reshape(q.shape), cache.past, 0 if distance is None else distance.shape[-1]
+    attend = _attend(q, out)
 
     def mix() -> None:
         if turns is not None:
             turns.turn(turned, past.length)
         k, v = past.put(k_new, v_new)
-        attend(q, k, v, None if distance is None else distance[..., longest - k.shape[2] :], out)
+        attend(k, v, None if distance is None else distance[..., longest - k.shape[2] :])
 
     return [*linear(f.taken, x, taken), mix, *linear(f.out, mixed, y)]
+
+
+def _attend(q: Array, out: Array) -> Callable[[Array, Array, Array | None], None]:
+    """Return what `decoding.attend` does, for one place of queries and results.    both (1, G, N, K)"""
+    total = np.empty(q.shape[:-1], dtype=np.float32)
+    flat, column, ones = total.reshape(-1), total[..., None], decoding.ones
+    least, most, matmul, exp, divide = decoding.LEAST, decoding.MOST, np.matmul, np.exp, np.divide
+
+    def attend(k: Array, v: Array, added: Array | None) -> None:
+        p = matmul(q, k.swapaxes(-1, -2))
+        if added is not None:
+            p += added
+        e = exp(p, p)
+        e.dot(ones(p.shape[-1]), total)
+        sums = flat.tolist()
+        if min(sums) > least and max(sums) < most:
+            matmul(e, v, out)
+            divide(out, column, out)
+        else:
+            decoding.attend(q, k, v, added, out)
+
+    return attend
 
 
 def _cross_attention(f: CrossAttention, x: Array, y: Array, cache: Any) -> Calls:
     taken, mixed = _row(len(f.taken.weight)), _row(len(x))
     q = taken.reshape(1, f.kv_heads, f.heads // f.kv_heads, -1)
     k, v = cache.memory.arrays()
-    return [
-        *linear(f.taken, x, taken), partial(decoding.attend, q, k, v, None, mixed.reshape(q.shape)),
-        *linear(f.out, mixed, y),
-    ]  # fmt: skip
+    mix = partial(_attend(q, mixed.reshape(q.shape)), k, v, None)
+    return [*linear(f.taken, x, taken), mix, *linear(f.out, mixed, y)]
 
 
 def _feed_forward(f: FeedForward, x: Array, y: Array, cache: Any) -> Calls:
@@ -84,13 +103,42 @@ SUBLAYERS: dict[type, Callable[..., Calls]] = {
 }  # fmt: skip
 
 
+class Embedded(NamedTuple):
+    """What the first layer reads: a token's row of a table, times a number, plus its place's, less their mean."""
+
+    table: Array
+    scale: Any
+    places: Array | None
+    mean_of: Array | None
+
+    def __call__(self, ids: Any, places: Any) -> Array:
+        """Return it for some tokens.    ids: (B,), places: (B,), one, or a slice → (B, D)"""
+        x = self.table[ids]
+        if self.scale is not None:
+            x = x * self.scale
+        if self.places is not None:
+            x = x + self.places[places]
+        return x if self.mean_of is None else x - x.dot(self.mean_of)[:, None]
+
+    def write(self, token: int, place: int, x: Array) -> None:
+        """Write it for one token.    x: (D,)"""
+        if self.scale is None:
+            x[...] = self.table[token]
+        else:
+            np.multiply(self.table[token], self.scale, x)
+        if self.places is not None:
+            np.add(x, self.places[place], x)
+        if self.mean_of is not None:
+            np.subtract(x, x.dot(self.mean_of), x)
+
+
 class OneRow:
     """A stack of layers for a text that is written alone, with nothing hidden in it."""
 
-    def __init__(self, stack: decoding.Stack, caches: Sequence[Any], output: Linear):
+    def __init__(self, stack: decoding.Stack, caches: Sequence[Any], output: Linear, embedded: Embedded):
         width = output.weight.shape[1]
         self.x, read, written = _row(width), _row(width), _row(width)
-        self.scores, x = _row(len(output.weight)), self.x
+        self.scores, self.embedded, x = _row(len(output.weight)), embedded, self.x
         calls: Calls = []
         for sublayers, cache in zip(stack.layers, caches, strict=True):
             for f, sublayer in sublayers:
@@ -103,10 +151,10 @@ class OneRow:
             calls += norm(stack.norm, x, read)
         self.calls = calls + linear(output, x if stack.norm is None else read, self.scores)
 
-    def step(self, x: Array) -> Array:
-        """Take one token through all layers and the last product, and give its scores, new ones.    (D,) → (V,)"""
-        self.x[...] = x
+    def step(self, token: int, place: int) -> Array:
+        """Take one token through all layers and the last product, and give its scores, new ones.    → (1, V)"""
+        self.embedded.write(token, place, self.x)
         with np.errstate(over="ignore"):  # an exponential that overflows is noticed, and done again
             for call in self.calls:
                 call()
-        return self.scores.copy()
+        return self.scores[None].copy()
