@@ -26,7 +26,7 @@ from .kernels.recorded import new_recorder
 from .kernels.recorder import Changed, plain
 from .tensor import Tensor, _propagate, is_observed, kernels_enabled
 
-SHAPES = 64  # of batches, of which a program is kept; steps of others are taken as usual
+CALLS = 40_000  # of all programs together, at about a kilobyte each; steps of further shapes are taken as usual
 PATIENCE = 8  # replays that may end early before a program is given up, beyond those that do not
 
 
@@ -65,7 +65,7 @@ class Part:
             return self.computed(arrays, scale)
         key = (training, kernels_enabled(), *[(a.shape, a.dtype) for a in arrays])
         if key not in self.programs:
-            if key not in self.seen or len(self.programs) >= SHAPES:
+            if key not in self.seen or self._calls() >= CALLS:
                 self.seen.add(key)
                 return self.computed(arrays, scale)
             return self._recorded(key, arrays, scale)
@@ -73,6 +73,9 @@ class Part:
         if program is None or not program.fits(self.parameters):
             return self.computed(arrays, scale)
         return self._replayed(key, program, arrays, scale)
+
+    def _calls(self) -> int:
+        return sum(len(recording.program) for recording in self.programs.values() if recording is not None)
 
     # -- as usual -------------------------------------------------------------------------------------------
     def computed(self, arrays: Sequence[Any], scale: float) -> Result:

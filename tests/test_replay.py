@@ -217,12 +217,15 @@ def test_an_observer_sees_every_op():
     assert len(record.steps) > 3 and both.part.replayed == 2
 
 
-def test_programs_are_kept_for_so_many_shapes(monkeypatch):
-    monkeypatch.setattr(module, "SHAPES", 2)
+def test_programs_have_so_many_calls_together(monkeypatch):
     both = net()
-    for step in range(9):
+    for step in range(2):
+        both.same(step, *ids_of(step, (2, 3)))
+    (first,) = both.part.programs.values()
+    monkeypatch.setattr(module, "CALLS", 2 * len(first.program))
+    for step in range(2, 12):
         both.same(step, *ids_of(step, (2, 3 + step % 3)))
-    assert len(both.part.programs) == 2 and both.part.replayed == 2
+    assert len(both.part.programs) == 2 and both.part.replayed == 3 + 2
 
 
 def test_the_book_has_a_program_of_its_own():

@@ -12,6 +12,7 @@ import functools
 import heapq
 import math
 import mmap
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,10 +31,15 @@ class Arena:
     def __init__(self) -> None:
         self.memory = np.empty(0, dtype=np.uint8)
         self._map: mmap.mmap | None = None
+        self._programs: weakref.WeakSet[Program] = weakref.WeakSet()
 
-    def reserve(self, size: int) -> None:
-        """Have room for `size` bytes; programs that were built in less have to be built anew."""
+    def reserve(self, size: int, program: Program) -> None:
+        """Have room for `size` bytes; programs that were built in less are built anew when they run next."""
+        self._programs.add(program)
         if size > len(self.memory):
+            for other in self._programs:
+                other.forget()
+            size = max(size, 2 * len(self.memory))  # what is not written to costs nothing
             private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
             self._map = mmap.mmap(-1, size + LARGE_PAGE, **private)
             with contextlib.suppress(AttributeError, OSError):  # where there are larger pages, fewer are looked up
@@ -149,19 +155,28 @@ class Program:
         self._ends = [end - before[end] for end in ends]
         self.size = place([b for b in recorder.buffers if b.part_of is None and b.home is None])
         self._arena = arena
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the arena's memory."""
         self._built_in: np.ndarray | None = None
+        self._arrays: dict[Place, np.ndarray] = {}
         self.kept: list[Any] = []
         self.parts: list[list[Callable[[], Any]]] = []
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def ready(self) -> list[list[Callable[[], Any]]]:
         """Return the calls of each part, with the arena's memory in them."""
-        self._arena.reserve(self.size)
+        self._arena.reserve(self.size, self)
         if self._built_in is not self._arena.memory:
             self._built_in = self._arena.memory
             built = [self._bound(*call) for call in self._calls]
             starts = [0, *self._ends[:-1]]
             self.parts = [built[start:end] for start, end in zip(starts, self._ends, strict=True)]
             self.kept = [self._at(place) for place in self._kept]
+            self._arrays = {}
         return self.parts
 
     def _bound(self, f: Callable, args: tuple, settings: dict[str, Any]) -> Callable[[], Any]:
@@ -172,8 +187,9 @@ class Program:
 
     def _at(self, value: Any) -> Any:
         if isinstance(value, Place):
-            home, memory = value.buffer.root().home, self._built_in
-            if isinstance(home, np.ndarray):
-                return np.ndarray(value.shape, value.dtype, home.data, value.offset, value.strides)
-            return np.ndarray(value.shape, value.dtype, memory, home + value.offset, value.strides)
+            if value not in self._arrays:
+                home, at = value.buffer.root().home, value.offset
+                memory, at = (home.data, at) if isinstance(home, np.ndarray) else (self._built_in, home + at)
+                self._arrays[value] = np.ndarray(value.shape, value.dtype, memory, at, value.strides)
+            return self._arrays[value]
         return type(value)([self._at(v) for v in value]) if type(value) in (tuple, list) else value

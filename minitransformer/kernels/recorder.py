@@ -84,6 +84,7 @@ class Recorder:
         self._kind, self._namespace = kind, namespace
         self.calls: list[tuple[Callable, tuple, dict[str, Any]]] = []
         self.buffers: list[Buffer] = []
+        self._places: dict[Place, Place] = {}  # what lies in one place is one object
         self.open = True
         self._thread = threading.get_ident()
 
@@ -107,7 +108,8 @@ class Recorder:
     def _placed(self, value: Any) -> Any:
         if isinstance(value, StandIn):
             value.buffer.last = len(self.calls)
-            return value.place()
+            place = value.place()
+            return self._places.setdefault(place, place) if isinstance(place, Place) else place
         return type(value)([self._placed(v) for v in value]) if type(value) in (tuple, list) else value
 
     @contextlib.contextmanager
