@@ -33,7 +33,7 @@ from .kernels.optimizers import add_up
 from .nn import Module
 from .optim.optimizer import Optimizer
 from .optim.split import MOMENTS, SplitStep
-from .replay import NOTHING, Part, Result
+from .replay import NOTHING, Part, Result, number
 from .tensor import Tensor
 
 Loss = Callable[..., tuple[Tensor, int]]
@@ -150,7 +150,7 @@ class Workers:
             with collector_paused(), may_overflow(self.scale):
                 value, tokens = self.loss(*arrays)
                 value.backward(self.scale)
-            return value.data, int(tokens)
+            return value.data, number(tokens)
         arrays = tuple(np.ascontiguousarray(a) for a in arrays)
         rows = len(arrays[0])
         ends = [rows * i // self.count for i in range(self.count + 1)]

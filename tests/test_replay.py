@@ -149,6 +149,24 @@ def test_scores_that_are_too_large_are_seen():
     assert recording.replays == 2 and recording.given_up == 2
 
 
+def test_a_loss_that_is_nan_is_nan_again():
+    both = net()
+    for step in range(7):
+        both.model.out.bias.data[0] = np.nan if step > 3 else 0.0
+        draws.manual_seed(step)
+        plain = both.plain(ids_of(step), 1.0, True)
+        draws.manual_seed(step)
+        assert both.part(ids_of(step), 1.0, True).same(plain) and not plain.same(plain._replace(tokens=1))
+    assert both.part.replayed == 5  # of which the fourth was compared
+
+
+def test_tokens_may_have_weights():
+    both = net(lambda model, ids, to: (ops.cross_entropy(model(ids), to), 2.5))
+    for step in range(4):
+        assert both.same(step, *ids_of(step)).tokens == 2.5
+    assert both.part.replayed == 2
+
+
 def test_variables_of_python_are_noticed():
     """A loss that counts its own calls: a program says what it said first, until it is compared."""
     calls = []

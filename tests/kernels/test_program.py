@@ -7,6 +7,8 @@ from minitransformer.kernels.program import Arena, Program, place
 from minitransformer.kernels.recorded import Namespace, new_recorder
 from minitransformer.kernels.recorder import Buffer
 
+pytestmark = pytest.mark.skipif("config.where != 'numpy'", reason="NumPy's own")
+
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_in_use_at_once_lies_apart(seed):

@@ -12,6 +12,8 @@ from minitransformer.kernels.recorded import Namespace, Recorded, new_recorder
 from minitransformer.kernels.recorder import Changed, whole
 from minitransformer.kernels.registry import on_lines, row_by_row
 
+pytestmark = pytest.mark.skipif("config.where != 'numpy'", reason="NumPy's own")
+
 
 def recorded(f, *arrays):
     """Record f(xp, *arrays); return its result then, and a function that replays it on other arrays."""
