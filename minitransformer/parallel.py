@@ -171,9 +171,9 @@ class Workers:
             return NOTHING
         if self._own is None:
             slots = [slots[worker] for slots in self._slots]
-            self._own = Part(self.loss, self.parameters, slots, self.replay)
+            self._own = Part(self.loss, self.model, slots, self.replay)
         with collector_paused(), may_overflow(self.scale), draws.drawing_for_rows(first, own):
-            return self._own(arrays, self.scale, self.model.training)
+            return self._own(arrays, self.scale)
 
     def _combine(self, results: list[Result]) -> tuple[np.ndarray, int]:
         """Add the workers' gradients up and divide by the number of all tokens."""

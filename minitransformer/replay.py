@@ -7,8 +7,9 @@ this on a GPU, where CUDA keeps the list.
 
 What a recorded step has decided by its numbers is decided again at each replay; where the answer is another one the
 step is taken as usual. What it does not see are variables of Python: a loss may depend on its arrays, the parameters,
-`train()`/`eval()` and the library's random numbers. So that nothing else goes unnoticed for long, a program's result
-is compared with the step's own at its first replay, its fourth, its sixteenth and so on, bit for bit.
+`train()`/`eval()`, what can be switched in the library, and its random numbers, and does nothing but give its result.
+So that nothing else goes unnoticed for long, the result is compared with the step's own, bit for bit: as it is
+recorded, and at the first replay, the fourth, the sixteenth and so on. Then the step is taken twice.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend, draws
+from .kernels.blas import blas_threads
 from .kernels.memory import give_back_freed_memory
 from .kernels.program import Arena, Program
 from .kernels.recorded import new_recorder
 from .kernels.recorder import Changed, plain
-from .tensor import Tensor, _propagate, is_observed, kernels_enabled
+from .nn import Module
+from .ops.precision import is_autocast
+from .tensor import Tensor, _propagate, is_grad_enabled, is_observed, kernels_enabled
 
 CALLS = 40_000  # of all programs together, at about a kilobyte each; steps of further shapes are taken as usual
-PATIENCE = 8  # replays that may end early before a program is given up, beyond those that do not
+PATIENCE = 8  # replays that may end early before a program is given up, beyond those that do not; and recordings
 
 
 def is_compared(number: int) -> bool:
@@ -59,29 +63,37 @@ NOTHING = Result(0.0, 0, [])
 class Part:
     """Compute the loss of some rows, and leave nᵢ·gᵢ in `slots`, an array for each parameter.
 
-    loss(*arrays) → (mean loss, its count of tokens); replay: whether to record what comes more than once.
+    loss(*arrays) → (mean loss, its count of tokens), by a model; replay: whether to record what comes more than once.
     """
 
-    def __init__(self, loss: Callable, parameters: Sequence[Tensor], slots: Sequence[np.ndarray], replay: bool = True):
-        self.loss, self.parameters, self.slots, self.replay = loss, parameters, slots, replay
-        self.arena = Arena()
+    def __init__(self, loss: Callable, model: Module, slots: Sequence[np.ndarray], replay: bool = True):
+        self.loss, self.parameters, self.slots, self.replay = loss, model.parameters(), slots, replay
+        self.modules = list(model.modules())
+        self.arena, self.moved = Arena(), 0
         self.seen: set[tuple] = set()
         self.programs: dict[tuple, _Recording | None] = {}  # None: cannot be recorded
         self.replayed = 0
 
-    def __call__(self, arrays: Sequence[np.ndarray], scale: float, training: bool) -> Result:
+    def __call__(self, arrays: Sequence[np.ndarray], scale: float) -> Result:
         """Return what comes of some rows whose loss is multiplied by `scale`, for the gradients."""
-        if not self.replay or is_observed():
+        if not self.replay or is_observed() or not is_grad_enabled():
             return self.computed(arrays, scale)
-        key = (training, kernels_enabled(), *[(a.shape, a.dtype) for a in arrays])
+        switches = kernels_enabled(), is_autocast(), blas_threads(), *[m.training for m in self.modules]
+        key = (switches, *[(a.shape, a.dtype) for a in arrays])
         if key not in self.programs:
             if key not in self.seen or self._calls() >= CALLS:
                 self.seen.add(key)
                 return self.computed(arrays, scale)
             return self._recorded(key, arrays, scale)
         program = self.programs[key]
-        if program is None or not program.fits(self.parameters):
+        if program is None:
             return self.computed(arrays, scale)
+        if not program.fits(self.parameters):
+            self.moved += 1
+            if self.moved > PATIENCE:
+                self.programs[key] = None
+                return self.computed(arrays, scale)
+            return self._recorded(key, arrays, scale)
         return self._replayed(key, program, arrays, scale)
 
     def _calls(self) -> int:
@@ -110,14 +122,18 @@ class Part:
 
     # -- recorded -------------------------------------------------------------------------------------------
     def _recorded(self, key: tuple, arrays: Sequence[np.ndarray], scale: float) -> Result:
-        """Take a step and record it; where that cannot be done, take it as usual."""
-        before = draws.random_state()
-        self.programs[key] = None
+        """Take a step, recorded and then as usual; keep the program if there is one and both came to the same."""
+        before, program, found = draws.random_state(), None, None
+        self.programs.pop(key, None)
         try:
-            program, result = self._record(arrays, scale)
+            program, found = self._record(arrays, scale)
+            total = self._sum(found)
         except Exception:  # whatever it is, the step itself says it better
-            draws.set_random_state(*before)
-            return self.computed(arrays, scale)
+            program = None
+        draws.set_random_state(*before)
+        result = self.computed(arrays, scale)
+        if program is not None and not (found is not None and result.same(found) and self._sum(result) == total):
+            program = None
         self.programs[key] = program
         return result
 
@@ -139,6 +155,8 @@ class Part:
             finally:
                 for p, home in zip(self.parameters, homes, strict=True):
                     p.data = home
+        if recorder.spoiled:
+            raise backend.NotRecordable("another thread used the model while its step was recorded")
         result = Result(float(value.data.array), count, reached)
         ends = [forward, len(recorder.calls)]
         program = Program(recorder, ends, (value.data, tokens), self.slots, self.arena)
@@ -211,8 +229,7 @@ class _Recording:
                 self.seed.fill(count * scale)
                 for call in backward:
                     call()
-        except BaseException:
+        finally:
             np.setbufsize(size)
-            raise
         self.replays += 1
         return Result(float(loss), count, self.reached)

@@ -167,11 +167,11 @@ def _terms(clock: Clock, warm: Clock, steps: int, rate: float) -> dict[str, dict
 def _replayed(model: Any, loss: Any, batches: list[list[Any]], steps: int) -> float:
     """Return the median seconds of a worker's part, replayed, that is not compared."""
     parameters, seconds = model.parameters(), []
-    part = Part(loss, parameters, [np.empty_like(p.data) for p in parameters])
+    part = Part(loss, model, [np.empty_like(p.data) for p in parameters])
     for i in range(steps + 4):
         began, before = time.perf_counter(), part.replayed
         with collector_paused():
-            part(batches[i % len(batches)], 1.0, model.training)
+            part(batches[i % len(batches)], 1.0)
         if part.replayed > before and not is_compared(part.replayed):
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)

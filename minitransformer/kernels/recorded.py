@@ -11,7 +11,6 @@ refused; nothing goes past it unseen, for a Recorded never turns into a plain ar
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import NotRecordable
-from .recorder import Recorder, StandIn, called, check, plain, recorder_of
-from .registry import LINE
+from .namespace import Namespace
+from .recorder import Recorder, StandIn, called, check, plain, recorder_of, require_recorded
 
 
 def _parts(index: Any) -> tuple:
@@ -28,7 +27,8 @@ def _parts(index: Any) -> tuple:
 
 
 def _is_basic(index: Any) -> bool:
-    return all(p is None or p is Ellipsis or isinstance(p, slice | int | np.integer) for p in _parts(index))
+    known = slice | int | np.integer | None | type(Ellipsis)
+    return all(isinstance(p, known) and not isinstance(p, bool) for p in _parts(index))
 
 
 def _decides(index: Any) -> bool:
@@ -42,7 +42,12 @@ def _method(name: str) -> Callable:
 
 
 def _ufunc(f: Callable) -> Callable:
-    return lambda self, *others: called(f, (self, *others), {})
+    def operator_of(self: Recorded, *others: Any) -> Any:
+        if any(getattr(other, "__array_ufunc__", 0) is None for other in others):
+            return NotImplemented  # a Tensor answers for itself
+        return called(f, (self, *others), {})
+
+    return operator_of
 
 
 def _reflected(f: Callable) -> Callable:
@@ -83,14 +88,14 @@ class Recorded(StandIn):
         return len(self.array)
 
     def __array__(self, *args: Any, **settings: Any) -> np.ndarray:
-        if self.recorder.open:
+        if self.recorder.listens():
             raise NotRecordable("a result of a recorded step was turned into a plain array")
         return np.array(self.array, *args, **settings)
 
     # -- what the step decides by ----------------------------------------------------------------------------
     def _asked(self, ask: Callable[[Any], Any]) -> Any:
         answer = ask(self.array)
-        if self.recorder.open:
+        if self.recorder.listens():
             self.recorder.note(check, (ask, self, answer))
         return answer
 
@@ -142,7 +147,7 @@ class Recorded(StandIn):
         if _decides(index) and bool(getattr(value, "ndim", 0)):
             raise NotRecordable("a mask of a recorded step takes as many elements as its values say")
         self.array[plain(index)] = plain(value)
-        if not self.recorder.open:
+        if not self.recorder.listens():
             return
         if index is Ellipsis and hasattr(value, "dtype"):
             self.recorder.note(np.copyto, (self, value), {"casting": "unsafe"})
@@ -154,23 +159,23 @@ class Recorded(StandIn):
         """Return a copy of another type."""
         if not copy and self.dtype == dtype:
             return self
-        new = self._new(self.shape, np.dtype(dtype))
-        return self._copied(new, casting="unsafe")
+        return self.copied_to(Namespace(self.recorder).empty_like(self, dtype), casting="unsafe")
 
     def copy(self) -> Any:
         """Return a copy."""
-        return self._copied(self._new(self.shape))
+        return self.copied_to(self._new(self.shape))
 
-    def _copied(self, new: Any, **settings: Any) -> Any:
+    def copied_to(self, new: Any, **settings: Any) -> Any:
+        """Copy it to a new array, and return that."""
         np.copyto(plain(new), self.array, **settings)
-        if self.recorder.open:
+        if self.recorder.listens():
             self.recorder.note(np.copyto, (new, self), settings)
         return new
 
     def fill(self, value: Any) -> None:
         """Set all elements to one number."""
         self.array.fill(value)
-        if self.recorder.open:
+        if self.recorder.listens():
             self.recorder.note(np.ndarray.fill, (self, value))
 
     # -- arithmetic -----------------------------------------------------------------------------------------
@@ -185,8 +190,12 @@ class Recorded(StandIn):
         _reflected(f) for f in (np.add, np.subtract, np.multiply, np.divide, np.matmul, np.power, np.floor_divide,
                                 np.bitwise_and, np.bitwise_or)
     )  # fmt: skip
-    __iadd__, __isub__, __imul__, __itruediv__, __iand__, __ior__ = (
-        _in_place(f) for f in (np.add, np.subtract, np.multiply, np.divide, np.bitwise_and, np.bitwise_or)
+    __iadd__, __isub__, __imul__, __itruediv__, __ifloordiv__, __imod__, __ipow__, __imatmul__ = (
+        _in_place(f) for f in (np.add, np.subtract, np.multiply, np.divide, np.floor_divide, np.remainder, np.power,
+                               np.matmul)
+    )  # fmt: skip
+    __iand__, __ior__, __ixor__, __ilshift__, __irshift__ = (
+        _in_place(f) for f in (np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.left_shift, np.right_shift)
     )
     __and__, __or__, __xor__, __lshift__, __rshift__ = (
         _ufunc(f) for f in (np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.left_shift, np.right_shift)
@@ -199,9 +208,10 @@ class Recorded(StandIn):
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **settings: Any) -> Any:
         if method != "at":
             return called(ufunc if method == "__call__" else getattr(ufunc, method), args, settings)
-        ufunc.at(*plain(args))
         if (recorder := recorder_of(args)) is not None:
+            require_recorded(args[0])
             recorder.note(ufunc.at, args)
+        ufunc.at(*plain(args))
         return None
 
     def __array_function__(self, f: Callable, types: Any, args: tuple, settings: dict[str, Any]) -> Any:
@@ -213,14 +223,15 @@ class Recorded(StandIn):
             return args[0]._view(array)
         if f in (np.empty_like, np.zeros_like, np.ones_like, np.full_like):
             return getattr(Namespace(recorder), f.__name__)(*args, **settings)
-        if f is np.copyto:
+        if f is np.copyto and args:
+            require_recorded(args[0])
             f(*plain(args), **{name: plain(value) for name, value in settings.items()})
             recorder.note(f, args, settings)
             return None
         if f is np.where and len(args) == 3:
             return _where(recorder, *args)
         if f in WITH_OUT or f in WITHOUT_OUT:
-            return called(f, args, settings, takes_out=f in WITH_OUT)
+            return called(f, args, settings, takes_out=f in WITH_OUT and "dtype" not in settings)
         raise NotRecordable(f"numpy.{f.__name__} is not written down")
 
 
@@ -236,62 +247,6 @@ def _where(recorder: Recorder, condition: Any, x: Any, y: Any) -> Recorded:
     recorder.note(np.copyto, (out, y), {"casting": "unsafe"})
     recorder.note(np.copyto, (out, x), {"where": condition, "casting": "unsafe"})
     return out
-
-
-class Namespace:
-    """Stands in for `numpy` in the ops of a step that is being recorded: what makes arrays makes recorded ones."""
-
-    __name__ = "numpy"
-
-    def __init__(self, recorder: Recorder):
-        self.recorder = recorder
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)  # what is given a Recorded asks it
-
-    def empty(self, shape: Any, dtype: Any = float) -> Any:
-        """Make room, from the beginning of a line of cache on, as a replay has it."""
-        shape, dtype = (shape if isinstance(shape, tuple) else (shape,)), np.dtype(dtype)
-        if not self.recorder.open:
-            return np.empty(shape, dtype)
-        size = math.prod(shape) * dtype.itemsize
-        longer = np.empty(size + LINE, dtype=np.uint8)
-        first = -longer.ctypes.data % LINE
-        return self.recorder.made(longer[first : first + size].view(dtype).reshape(shape))
-
-    def zeros(self, shape: Any, dtype: Any = float) -> Any:
-        """Make room and fill it with zeros."""
-        new = self.empty(shape, dtype)
-        new.fill(0)
-        return new
-
-    def empty_like(self, x: Any, dtype: Any = None) -> Any:
-        """Make room for as much."""
-        return self.empty(x.shape, x.dtype if dtype is None else dtype)
-
-    def full_like(self, x: Any, value: Any, dtype: Any = None) -> Any:
-        """Make as many equal numbers."""
-        new = self.empty_like(x, dtype)
-        new.fill(value)
-        return new
-
-    def zeros_like(self, x: Any, dtype: Any = None) -> Any:
-        """Make as many zeros."""
-        return self.full_like(x, 0, dtype)
-
-    def ones_like(self, x: Any, dtype: Any = None) -> Any:
-        """Make as many ones."""
-        return self.full_like(x, 1, dtype)
-
-    def ascontiguousarray(self, x: Any, dtype: Any = None) -> Any:
-        """Return an array that lies row by row."""
-        if not isinstance(x, Recorded):
-            return np.ascontiguousarray(x, dtype)
-        return x if x.flags.c_contiguous and dtype in (None, x.dtype) else x.astype(dtype or x.dtype)
-
-    def asarray(self, x: Any, dtype: Any = None) -> Any:
-        """Return an array, of a type."""
-        return x.astype(dtype or x.dtype, copy=False) if isinstance(x, Recorded) else np.asarray(x, dtype)
 
 
 def new_recorder() -> Recorder:

@@ -85,7 +85,7 @@ class Recorder:
         self.calls: list[tuple[Callable, tuple, dict[str, Any]]] = []
         self.buffers: list[Buffer] = []
         self._places: dict[Place, Place] = {}  # what lies in one place is one object
-        self.open = True
+        self.open, self.spoiled = True, False
         self._thread = threading.get_ident()
 
     def outside(self, array: np.ndarray) -> Any:
@@ -98,15 +98,25 @@ class Recorder:
         self.buffers.append(buffer)
         return self._kind(array, buffer, self, whole=True)
 
+    def listens(self) -> bool:
+        """Tell whether a call is to be written down: while the step is recorded, and in its thread.
+
+        Another thread that uses its arrays gets what it asks for, and the recording is of no use any more.
+        """
+        if self.open and threading.get_ident() != self._thread:
+            self.spoiled = True
+            return False
+        return self.open
+
     def note(self, f: Callable, args: tuple, settings: dict[str, Any] | None = None) -> None:
         """Write a call down."""
-        if threading.get_ident() != self._thread:
-            raise NotRecordable("a step is recorded in one thread; this call came from another")
         settings = {name: self._placed(value) for name, value in (settings or {}).items()}
         self.calls.append((f, self._placed(args), settings))
 
     def _placed(self, value: Any) -> Any:
         if isinstance(value, StandIn):
+            if value.recorder is not self:
+                raise NotRecordable("something of an earlier recording has been kept, and used")
             value.buffer.last = len(self.calls)
             place = value.place()
             return self._places.setdefault(place, place) if isinstance(place, Place) else place
@@ -132,11 +142,17 @@ def plain(value: Any) -> Any:
 def recorder_of(values: Sequence[Any]) -> Recorder | None:
     """Return who writes down what is done to one of these, inside tuples and lists, too; None for nobody."""
     for value in values:
-        if isinstance(value, StandIn) and value.recorder.open:
+        if isinstance(value, StandIn) and value.recorder.listens():
             return value.recorder
         if type(value) in (tuple, list) and (found := recorder_of(value)):
             return found
     return None
+
+
+def require_recorded(out: Any) -> None:
+    """Raise NotRecordable for a plain array, in which a result of a recorded step would be lost to sight."""
+    if not isinstance(out, StandIn):
+        raise NotRecordable("a result of a recorded step was to be written over a plain array")
 
 
 def called(f: Callable, args: tuple, settings: dict[str, Any], takes_out: bool = True) -> Any:
@@ -146,11 +162,11 @@ def called(f: Callable, args: tuple, settings: dict[str, Any], takes_out: bool =
     out = out[0] if isinstance(out, tuple) and len(out) == 1 else out
     known = {name: plain(value) for name, value in settings.items()}
     if out is not None:
+        if recorder is not None:
+            require_recorded(out)
         f(*plain(args), **known, out=plain(out))
         if recorder is None:
             return out
-        if not isinstance(out, StandIn):
-            raise NotRecordable("a result of a recorded step was to be written over a plain array")
     else:
         result = f(*plain(args), **known)
         if recorder is None:

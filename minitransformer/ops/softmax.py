@@ -152,6 +152,6 @@ def cross_entropy(
         return narrow(losses, half)
     if reduction == "sum":
         return narrow(losses.sum(), half)
-    shares = counts if weight is None or soft else counts * weight[safe]
+    shares = counts if weight is None or soft else counts * xp.take(weight, safe)
     total = shares.sum().astype(logits.dtype)
     return narrow(losses.sum() / xp.where(total == 0, xp.ones_like(total), total), half)

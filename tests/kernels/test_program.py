@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from minitransformer.kernels.namespace import Namespace
 from minitransformer.kernels.program import Arena, Program, place
-from minitransformer.kernels.recorded import Namespace, new_recorder
+from minitransformer.kernels.recorded import new_recorder
 from minitransformer.kernels.recorder import Buffer
 
 pytestmark = pytest.mark.skipif("config.where != 'numpy'", reason="NumPy's own")

@@ -7,8 +7,9 @@ import pytest
 
 from minitransformer import backend
 from minitransformer.backend import NotRecordable
+from minitransformer.kernels.namespace import Namespace
 from minitransformer.kernels.program import Arena, Program
-from minitransformer.kernels.recorded import Namespace, Recorded, new_recorder
+from minitransformer.kernels.recorded import Recorded, new_recorder
 from minitransformer.kernels.recorder import Changed, whole
 from minitransformer.kernels.registry import on_lines, row_by_row
 
@@ -83,6 +84,22 @@ def chained(xp, a, b):
     return z + y
 
 
+def changed(xp, x, n):
+    """Both names see what is done in place."""
+    also, bits = x, n
+    x **= 2
+    x //= 0.25
+    x %= 3
+    x /= 2
+    x @= xp.ones((6, 6), dtype=x.dtype)
+    n ^= 5
+    n <<= 2
+    n >>= 1
+    n |= 1
+    n &= 255
+    return also + bits
+
+
 CASES = {
     "arithmetic": lambda xp, a, b: (a + b * 2 - 1 / a) ** 2 / (3 - b),
     "from the right": lambda xp, a, b: 2 - (1.5 * (4 / (a + 3))),
@@ -108,7 +125,7 @@ CASES = {
     "joined": lambda xp, a, b: xp.concatenate((a, b[:1])) + xp.stack([a[0], b[0]])[0] + xp.concatenate([b, a[:1]]),
     "picked": lambda xp, a, b: a[xp.asarray([0, 3, 3])] + b[(a[:3, 0] > 0).astype(int)],
     "picked along": lambda xp, a, b: xp.take_along_axis(a, xp.argsort(b, axis=1), axis=1),
-    "taken": lambda xp, a, b: xp.take(a, (b[:, 0] > 0).astype(int), axis=0),
+    "taken": lambda xp, a, b: xp.take(a, (b[:, 0] > 0).astype(int), axis=0) + xp.take(np.ones(9), (a > 0).astype(int)),
     "runs": lambda xp, a, b: xp.add.reduceat(a, [0, 2], axis=0) + xp.repeat(b[:1], 2, axis=0),
     "sums by ufunc": lambda xp, a, b: xp.add.reduce(a, axis=1) + xp.vecdot(a, b),
     "constants": lambda xp, a, b: a * xp.arange(6) + xp.ones(6, dtype=a.dtype) * xp.arange(4)[:, None] + b,
@@ -119,6 +136,8 @@ CASES = {
     "scattered": scattered,
     "row by row": rows_of_a_band,
     "one over another": chained,
+    "in place by any operator": lambda xp, a, b: changed(xp, a.copy(), (b * 4).astype(int)),
+    "truth as an index": lambda xp, a, b: a[0][None] + b[None][0],
 }  # fmt: skip
 
 
@@ -166,23 +185,60 @@ def test_what_was_decided_is_decided_again(ask):
         replay(np.array([0, 0]))
 
 
-def test_another_thread_is_refused_and_not_disturbed(rng):
+def test_another_thread_gets_what_it_asks_for_and_spoils_the_recording():
     seen = []
 
     def elsewhere(a):
-        seen.append(backend.namespace(()))
-        try:
-            a + 1  # noqa: B018
-        except NotRecordable as error:
-            seen.append(error)
+        seen.extend([backend.namespace(()), a + 1, np.exp(a), a[:2].sum(), np.asarray(a), float(a.max())])
 
     recorder = new_recorder()
     with recorder.recording():
-        thread = threading.Thread(target=elsewhere, args=(recorder.outside(np.ones(3)),))
+        a = recorder.outside(np.ones(3))
+        assert not recorder.spoiled
+        thread = threading.Thread(target=elsewhere, args=(a,))
         thread.start()
         thread.join()
         assert backend.namespace(()).recorder is recorder and backend.xp() is backend.namespace(())
-    assert seen[0] is np and "one thread" in str(seen[1]) and backend.namespace(()) is np is backend.xp()
+    assert recorder.spoiled and not recorder.calls and backend.namespace(()) is np is backend.xp()
+    assert seen[0] is np and (seen[1] == 2).all() and seen[3] == 2 and type(seen[4]) is np.ndarray and seen[5] == 1
+
+
+def test_what_was_kept_of_an_earlier_recording_is_refused():
+    first, second = new_recorder(), new_recorder()
+    with first.recording():
+        kept = first.outside(np.ones(3)) + 1
+    with second.recording(), pytest.raises(NotRecordable, match="earlier recording"):
+        second.outside(np.ones(3)) + kept
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda total, x: np.add.at(total, np.arange(3), x), lambda total, x: np.copyto(total, x),
+        lambda total, x: np.add(total, x, out=total), lambda total, x: total.__iadd__(x),
+    ],
+    ids=["at", "copyto", "out", "in place"],
+)  # fmt: skip
+def test_nothing_is_written_into_a_plain_array_before_it_is_refused(write):
+    recorder, total = new_recorder(), np.zeros(3)
+    with recorder.recording(), pytest.raises(NotRecordable, match="plain array"):
+        write(total, recorder.outside(np.ones(3)))
+    assert not total.any()
+
+
+def test_results_lie_as_numpys_do(rng):
+    """Sums of them run in another order else."""
+    x = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    recorder = new_recorder()
+    with recorder.recording():
+        xp, a = Namespace(recorder), recorder.outside(x)
+        for view in (lambda z: z, lambda z: z.T, lambda z: z.transpose(1, 0, 2), lambda z: z[:, ::2]):
+            for f in (
+                lambda n, z: z.astype(np.float64), lambda n, z: z.copy(), lambda n, z: n.zeros_like(z),
+                lambda n, z: n.ascontiguousarray(z), lambda n, z: n.empty_like(z), lambda n, z: n.where(z > 0, z, 0),
+                lambda n, z: z * 2,
+            ):  # fmt: skip
+                assert f(xp, view(a)).strides == f(np, view(x)).strides
 
 
 def test_afterwards_it_is_an_array_like_others(rng):
