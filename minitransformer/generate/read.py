@@ -91,8 +91,9 @@ class Texts(_Rows):
         if self.caches is None or self.read >= self.window:  # the second: since longer rows have left, columns only pad
             self.caches, self.read, self.fast = self.model.decoder.new_caches(), 0, None
         if self.fast is not None:
+            scores = self.fast.scores(np.array([row[-1] for row in self.rows]))
             self.read += 1
-            return self.fast.scores(np.array([row[-1] for row in self.rows]))
+            return scores
         begins = not self.read
         if begins:
             ids, self.padding = columns(self.rows)

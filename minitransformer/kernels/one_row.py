@@ -112,7 +112,12 @@ class Embedded(NamedTuple):
     mean_of: Array | None
 
     def __call__(self, ids: Any, places: Any) -> Array:
-        """Return it for some tokens.    ids: (B,), places: (B,), one, or a slice → (B, D)"""
+        """Return it for some tokens.    ids: (B,), places: (B,), one, or a slice → (B, D)
+
+        Raises IndexError for an id that the table does not have, as `ops.embedding` does.
+        """
+        self._require(int(ids.min()))
+        self._require(int(ids.max()))
         x = self.table[ids]
         if self.scale is not None:
             x = x * self.scale
@@ -120,8 +125,14 @@ class Embedded(NamedTuple):
             x = x + self.places[places]
         return x if self.mean_of is None else x - x.dot(self.mean_of)[:, None]
 
+    def _require(self, token: int) -> None:
+        if not 0 <= token < len(self.table):
+            last = len(self.table) - 1
+            raise IndexError(f"token ids lie in 0 … {last}; got {token}; check the tokenizer and the vocabulary size")
+
     def write(self, token: int, place: int, x: Array) -> None:
-        """Write it for one token.    x: (D,)"""
+        """Write it for one token.    x: (D,)    Raises IndexError as above."""
+        self._require(token)
         if self.scale is None:
             x[...] = self.table[token]
         else:

@@ -287,6 +287,20 @@ def test_where_the_book_is_asked_for_it_is_read():
         assert not fast.fits(GPT2(GPT2Config(5, 8, 4, 2, 0, 8)).eval()), "without layers"
 
 
+@pytest.mark.parametrize("prompts", [[[4, 2]], [[4, 2], [3, 1]]])
+@pytest.mark.parametrize("token", [-1, 29])
+def test_a_token_that_does_not_exist_is_told_as_by_the_book(prompts, token):
+    """And nothing has been read."""
+    for kernels in (True, False):
+        with mt.no_grad(), mt.use_kernels(kernels):
+            reader = Texts(language(), prompts)
+            reader.scores()
+            reader.append([token] * len(prompts))
+            with pytest.raises(IndexError, match=f"token ids lie in 0 … 28; got {token}; check the tokenizer"):
+                reader.scores()
+            assert [cache.past.length for cache in reader.caches] == [2, 2]
+
+
 def test_a_translation_longer_than_the_table_is_refused_as_by_the_book():
     model = translator()
     with pytest.raises(ValueError, match="max_length=40; got a sequence of 41"):
