@@ -86,7 +86,7 @@ def build(known: dict[str, Any], name: str, config: str, weights: str) -> tuple[
     """Return one of the known peers with the weights of a file, and the batches it will get."""
     c = configs.CONFIGS[config]
     with np.load(weights, allow_pickle=False) as file:
-        peer = known[name][0](c, dict(file))
+        peer = known[name][0](c, file)  # read one by one: what is forked has them once
     return peer, itertools.cycle(configs.batches(c))
 
 

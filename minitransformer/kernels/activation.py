@@ -60,10 +60,10 @@ def gelu_tanh(xp: Any, x: Array) -> Made:
 
 def _gelu_tanh_curve(xp: Any, x: Array, y: Array, slope: Array, scratch: Array) -> None:
     s, sc = SQRT_2_OVER_PI, SQRT_2_OVER_PI * CUBIC
-    t, rest = scratch
+    t, inner = scratch
     xp.multiply(x, x, out=t)
-    xp.multiply(t, 6 * sc, out=slope)
-    slope += 2 * s  # twice the slope of what goes into tanh
+    xp.multiply(t, 6 * sc, out=inner)
+    inner += 2 * s  # twice the slope of what goes into tanh
     t *= sc
     t += s
     t *= x
@@ -71,8 +71,8 @@ def _gelu_tanh_curve(xp: Any, x: Array, y: Array, slope: Array, scratch: Array) 
     t *= 0.5
     t += 0.5
     xp.multiply(x, t, out=y)
-    xp.subtract(1.0, t, out=rest)
-    slope *= rest
+    xp.subtract(1.0, t, out=slope)  # x is not needed any more: a replay has the slope in its place
+    slope *= inner
     slope *= y
     slope += t
 

@@ -66,9 +66,10 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
                 g_weight += xp.matmul(along, p)
                 g_bias += xp.matmul(along, g_block)
                 xp.multiply(hat, xp.matmul(p, mean_weight)[:, None], out=p)
-                xp.multiply(g_block, weight, out=out)
+                mean = xp.matmul(g_block, mean_weight)
+                xp.multiply(g_block, weight, out=out)  # g is not needed any more: a replay has the result in its place
                 out -= p
-                out -= xp.matmul(g_block, mean_weight)[:, None]
+                out -= mean[:, None]
                 out *= inv_std[block]
         return g_x.reshape(shape), g_weight, g_bias
 

@@ -1,7 +1,8 @@
 """A recorded step as a list of calls with their arguments in place, all results in one piece of memory.
 
 A result's place is free again after its last use, and goes to a later one. What is made from an operand that nobody
-needs any more, element by element, is made in its place; and what is copied to a parameter's gradient is made there.
+needs any more, element by element or block by block, is made in its place; and what is copied to a parameter's gradient
+is made there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import heapq
 import math
 import mmap
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .recorder import Buffer, Place, Recorder, StandIn
 from .registry import LINE
 
 LARGE_PAGE = 2 << 20  # bytes
+FOLLOWED = 256 * 1024  # bytes; of less there is no block
 BY_NAME = (np.maximum, np.minimum)  # whose third operand is not to be the result, some day
 
 
@@ -118,6 +120,57 @@ def _write_over(calls: Sequence[tuple]) -> None:
                 break
 
 
+def _span(place: Place) -> tuple[int, int]:
+    """Return the bytes of its buffer between which a place lies."""
+    reach = [(n - 1) * stride for n, stride in zip(place.shape, place.strides, strict=True)]
+    first = place.offset + sum(r for r in reach if r < 0)
+    return first, place.offset + sum(r for r in reach if r > 0) + place.dtype.itemsize
+
+
+def _places(value: Any) -> Iterator[Place]:
+    """Yield the places in the arguments of a call."""
+    if isinstance(value, Place):
+        yield value
+    elif type(value) in (tuple, list):
+        for v in value:
+            yield from _places(v)
+
+
+def _follow(calls: Sequence[tuple], buffers: Sequence[Buffer]) -> None:
+    """Let a large result that is made block by block follow an operand of its size, each block in that one's place.
+
+    That is right where no part of the operand is used any more once that part of the result has been touched; by one
+    call both may be, if it goes element by element through the same place.
+    """
+    large = [b for b in buffers if b.nbytes >= FOLLOWED and b.part_of is None and b.home is None]
+    pairs = [
+        (a, b) for b in large for a in large
+        if a is not b and a.nbytes == b.nbytes and a.first < b.first <= a.last < b.last
+    ]  # fmt: skip
+    wanted = {id(buffer) for pair in pairs for buffer in pair}
+    uses: dict[int, list[tuple[int, int, int, bool]]] = {key: [] for key in wanted}
+    for i, (f, args, settings) in enumerate(calls):
+        elementwise = isinstance(f, np.ufunc) and f.signature is None and list(settings) == ["out"]
+        for place in _places((*args, *settings.values())):
+            root = place.buffer.root()
+            if id(root) in wanted:
+                uses[id(root)].append((i, *_span(place), elementwise))
+    for a, b in pairs:
+        if a.part_of is None and b.part_of is None and a.last < b.last and _after(uses[id(a)], uses[id(b)]):
+            b.part_of, a.last = a, b.last
+            uses[id(a)] += uses[id(b)]
+
+
+def _after(earlier: Sequence[tuple[int, int, int, bool]], later: Sequence[tuple[int, int, int, bool]]) -> bool:
+    """Tell whether each part of a buffer is used for the last time before that part of a second one is touched."""
+    for i, low, high, _ in later:
+        for j, first, end, elementwise in earlier:
+            overlap = low < end and first < high
+            if overlap and (j > i or (j == i and not (elementwise and (low, high) == (first, end)))):
+                return False
+    return True
+
+
 def _hand_over(calls: Sequence[tuple], outside: Sequence[np.ndarray]) -> set[int]:
     """Let results be made where they are copied to, for `outside` arrays; return which calls are not needed then.
 
@@ -149,6 +202,7 @@ class Program:
                 result.buffer.last = len(recorder.calls)
         self._kept = [result.place() if isinstance(result, StandIn) else result for result in kept]
         _write_over(recorder.calls)
+        _follow(recorder.calls, recorder.buffers)
         left_out = _hand_over(recorder.calls, outside)
         self._calls = [call for i, call in enumerate(recorder.calls) if i not in left_out]
         before = np.cumsum([0] + [i in left_out for i in range(len(recorder.calls))]).tolist()
