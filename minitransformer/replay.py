@@ -34,9 +34,9 @@ CALLS = 40_000  # of all programs together, at about a kilobyte each; steps of f
 PATIENCE = 8  # replays that may end early before a program is given up, beyond those that do not; and recordings
 
 
-def is_compared(number: int) -> bool:
+def is_compared(replay: int) -> bool:
     """Tell whether a program's replay of a number, from 1 on, is compared with the step: 1, 4, 16, 64, ..."""
-    return number & (number - 1) == 0 and number.bit_length() % 2 == 1
+    return replay & (replay - 1) == 0 and replay.bit_length() % 2 == 1
 
 
 def number(value: Any) -> Any:

@@ -6,6 +6,7 @@ over the rate at which this machine reads as many bytes, from its caches where t
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
@@ -105,14 +106,12 @@ def read_rate(nbytes: int, tries: int = 9) -> float:
     """
     x, matrix = np.ones(nbytes // 4, dtype="float32"), np.ones((nbytes // 4096, 1024), dtype="float32")
     again, best, row = max(1, (64 << 20) // nbytes), 0.0, matrix[0].copy()
-    for threads in sorted({1, cores()}):
-        for a, b in ((x, x), (matrix, row)):
-            with limit_blas_threads(threads):
-                for _ in range(tries):
-                    began = time.perf_counter()
-                    for _ in range(again):
-                        a.dot(b)
-                    best = max(best, again * a.nbytes / (time.perf_counter() - began))
+    for threads, (a, b), _ in itertools.product(sorted({1, cores()}), ((x, x), (matrix, row)), range(tries)):
+        with limit_blas_threads(threads):
+            began = time.perf_counter()
+            for _ in range(again):
+                a.dot(b)
+            best = max(best, again * a.nbytes / (time.perf_counter() - began))
     return best
 
 

@@ -5,7 +5,8 @@ book in `ops/` says what is computed, the kernel only computes it sooner. Where 
 was not made for (half precision, arrays that are not laid out in rows), it calls the book. `use_kernels(False)` turns
 all of them off; then results differ by rounding alone, and a test holds each kernel to that.
 
-`decoding` is no op's body but a whole stack's: one new token through it, for generate/fast.py.
+`decoding` and `one_row` are no op's body but a whole stack's: one new token through it, for generate/fast.py.
+`recorder`, `recorded`, `namespace` and `program` keep the calls of a whole step, for replay.py.
 
 What pays in NumPy, and is done here:
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import Array
+from ..ops.indexing import unknown_id
 from . import decoding
 from .decoding import CrossAttention, FeedForward, Linear, SelfAttention, ToLengthOne
 
@@ -127,8 +128,7 @@ class Embedded(NamedTuple):
 
     def _require(self, token: int) -> None:
         if not 0 <= token < len(self.table):
-            last = len(self.table) - 1
-            raise IndexError(f"token ids lie in 0 … {last}; got {token}; check the tokenizer and the vocabulary size")
+            raise unknown_id(token, len(self.table))
 
     def write(self, token: int, place: int, x: Array) -> None:
         """Write it for one token.    x: (D,)    Raises IndexError as above."""

@@ -128,8 +128,8 @@ class Recorded(StandIn):
         new.reshape(self.shape)[...] = self
         return new
 
-    def _new(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
-        return Namespace(self.recorder).empty(shape, self.dtype if dtype is None else dtype)
+    def _new(self, shape: tuple[int, ...]) -> Any:
+        return Namespace(self.recorder).empty(shape, self.dtype)
 
     transpose, swapaxes, squeeze, view = (_viewing(name) for name in ("transpose", "swapaxes", "squeeze", "view"))
 

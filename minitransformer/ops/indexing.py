@@ -63,6 +63,11 @@ def take_along_axis(x: Any, index: Any, axis: int = -1) -> Any:
     return getitem(x, index=tuple(grids))
 
 
+def unknown_id(found: int, rows: int) -> IndexError:
+    """Return what is raised for an id that a table of some rows does not have."""
+    return IndexError(f"token ids lie in 0 … {rows - 1}; got {found}; check the tokenizer and the vocabulary size")
+
+
 @primitive
 def embedding(xp: Any, ids: Array, weight: Array) -> Made:
     """Look up one row of the table for each id: y = weight[ids].
@@ -74,7 +79,7 @@ def embedding(xp: Any, ids: Array, weight: Array) -> Made:
     rows, shape = ids, weight.shape
     if backend_of(ids) == "numpy" and ids.size and (ids.min() < 0 or ids.max() >= shape[0]):
         bad = ids.min() if ids.min() < 0 else ids.max()
-        raise IndexError(f"token ids lie in 0 … {shape[0] - 1}; got {bad}; check the tokenizer and the vocabulary size")
+        raise unknown_id(bad, shape[0])
 
     def vjp(g: Array) -> tuple[None, Array]:
         return None, scatter_add(g, index=rows, shape=shape)
