@@ -53,44 +53,22 @@ def _self_attention(f: SelfAttention, x: Array, y: Array, cache: Any) -> Calls:
     turned, k_new, v_new = each[:, :-kv_heads], each[:, heads:-kv_heads], each[:, -kv_heads:]
     q = each[:, :heads].reshape(1, kv_heads, heads // kv_heads, -1)
     out, past, longest = mixed.reshape(q.shape), cache.past, 0 if distance is None else distance.shape[-1]
-    attend = _attend(q, out)
+    attend = decoding.attend
 
     def mix() -> None:
         if turns is not None:
             turns.turn(turned, past.length)
         k, v = past.put(k_new, v_new)
-        attend(k, v, None if distance is None else distance[..., longest - k.shape[2] :])
+        attend(q, k, v, None if distance is None else distance[..., longest - k.shape[2] :], out)
 
     return [*linear(f.taken, x, taken), mix, *linear(f.out, mixed, y)]
-
-
-def _attend(q: Array, out: Array) -> Callable[[Array, Array, Array | None], None]:
-    """Return what `decoding.attend` does, for one place of queries and results.    both (1, G, N, K)"""
-    total = np.empty(q.shape[:-1], dtype=np.float32)
-    flat, column, ones = total.reshape(-1), total[..., None], decoding.ones
-    least, most, matmul, exp, divide = decoding.LEAST, decoding.MOST, np.matmul, np.exp, np.divide
-
-    def attend(k: Array, v: Array, added: Array | None) -> None:
-        p = matmul(q, k.swapaxes(-1, -2))
-        if added is not None:
-            p += added
-        e = exp(p, p)
-        e.dot(ones(p.shape[-1]), total)
-        sums = flat.tolist()
-        if min(sums) > least and max(sums) < most:
-            matmul(e, v, out)
-            divide(out, column, out)
-        else:
-            decoding.attend(q, k, v, added, out)
-
-    return attend
 
 
 def _cross_attention(f: CrossAttention, x: Array, y: Array, cache: Any) -> Calls:
     taken, mixed = _row(len(f.taken.weight)), _row(len(x))
     q = taken.reshape(1, f.kv_heads, f.heads // f.kv_heads, -1)
     k, v = cache.memory.arrays()
-    mix = partial(_attend(q, mixed.reshape(q.shape)), k, v, None)
+    mix = partial(decoding.attend, q, k, v, None, mixed.reshape(q.shape))
     return [*linear(f.taken, x, taken), mix, *linear(f.out, mixed, y)]
 
 
