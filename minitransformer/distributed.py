@@ -25,6 +25,7 @@ from .kernels.memory import keep_freed_memory
 from .nn import Module
 from .optim.optimizer import Optimizer
 from .parallel import Loss, collector_paused, cores, may_overflow
+from .replay import number
 from .tensor import _propagate, _seed_gradient
 
 BUCKET_BYTES = 1 << 20  # of gradients that travel together: enough to pay for the trip, few enough to set off early
@@ -226,7 +227,8 @@ class DataParallel:
         tokens = 0
         if end > first:
             with collector_paused(), may_overflow(self.scale), draws.drawing_for_rows(first, end - first):
-                loss, tokens = self.loss(*[a[first:end] for a in arrays])
+                loss, count = self.loss(*[a[first:end] for a in arrays])
+                tokens = number(count)  # one of NumPy's would make float64 of a loss on a GPU
                 if loss.node is not None and tokens:
                     value = loss.data * tokens
                     seed = _seed_gradient(loss, tokens * self.scale)
@@ -269,7 +271,8 @@ class DataParallel:
         if self._where == "numpy":
             return np.asarray(on_host / total, dtype=dtype)
         xp = backend.namespace((self.parameters[0].data,))
-        summed = xp.zeros(1, dtype=dtype) + value
+        summed = xp.zeros(1, dtype=dtype)
+        summed += value  # of one type on all ranks, also on one without any rows
         self.communicator.start_sum(summed)
         self.communicator.finish()
         return summed[0] / total
