@@ -237,7 +237,7 @@ class Recorded(StandIn):
 
 # NumPy's functions that can be written down: views, results in a place that is told, other results.
 SHAPES = {np.broadcast_to, np.swapaxes, np.moveaxis, np.expand_dims, np.squeeze, np.transpose}
-WITH_OUT = {np.clip, np.concatenate, np.stack, np.take, np.sum, np.max, np.min, np.mean, np.cumsum}
+WITH_OUT = {np.clip, np.concatenate, np.einsum, np.stack, np.take, np.sum, np.max, np.min, np.mean, np.cumsum}
 WITHOUT_OUT = {np.take_along_axis, np.argsort, np.repeat, np.tril, np.triu, np.roll}
 
 

@@ -14,6 +14,11 @@ from .registry import book, kernel, ones, rows_of
 Made = tuple[Array, Callable]
 
 
+def _largest(rows: Array) -> Array:
+    """Return the largest number of each row; begun at −∞, NumPy takes short rows by whole vectors.    → (N, 1)"""
+    return rows.max(axis=1, keepdims=True, initial=-math.inf)
+
+
 @kernel(_softmax)
 def softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
     """Exponentiate and divide in the one array that is returned and kept."""
@@ -24,7 +29,7 @@ def softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
         return book(_softmax)(xp, x, mask, axis=axis)
     shape, along = x.shape, ones(xp, x.shape[-1], x)
     rows = hidden.reshape(-1, shape[-1])
-    top = rows.max(axis=1, keepdims=True)
+    top = _largest(rows)
     if mask is not None:
         top[top == -math.inf] = 0.0  # a row that may look nowhere
     y = rows - top
@@ -49,7 +54,7 @@ def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Made:
         return book(log_softmax_op)(xp, x, axis=axis)
     shape, along = x.shape, ones(xp, x.shape[-1], x)
     rows = x.reshape(-1, shape[-1])
-    y = rows - rows.max(axis=1, keepdims=True)
+    y = rows - _largest(rows)
     y -= xp.log(xp.matmul(xp.exp(y), along))[:, None]
 
     def vjp(g: Array) -> tuple[Array]:
@@ -69,7 +74,7 @@ def cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
         return book(_cross_entropy)(xp, logits, wanted)
     rows, q = logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1, logits.shape[-1])
     shape, along = logits.shape, ones(xp, rows.shape[1], rows)
-    log_p = rows - rows.max(axis=1, keepdims=True)
+    log_p = rows - _largest(rows)
     e = xp.exp(log_p)
     log_p -= xp.log(xp.matmul(e, along))[:, None]
     xp.multiply(q, log_p, out=e)

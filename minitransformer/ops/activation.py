@@ -84,13 +84,14 @@ def _gelu_exact(xp: Any, x: Array) -> Made:
 @primitive
 def _gelu_tanh(xp: Any, x: Array) -> Made:
     square = x * x
-    t = xp.tanh(SQRT_2_OVER_PI * x * (1 + CUBIC * square))
+    below = (xp.tanh(x * (SQRT_2_OVER_PI + SQRT_2_OVER_PI * CUBIC * square)) + 1) * 0.5  # close to Φ(x)
+    y = x * below
 
     def vjp(g: Array) -> tuple[Array]:
-        slope = SQRT_2_OVER_PI * (1 + 3 * CUBIC * square)
-        return (g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),)
+        twice_inner = 2 * SQRT_2_OVER_PI + 6 * SQRT_2_OVER_PI * CUBIC * square  # 2·the slope of what tanh is taken of
+        return (g * (below + y * (1 - below) * twice_inner),)
 
-    return 0.5 * x * (1 + t), vjp
+    return y, vjp
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:

@@ -24,6 +24,7 @@ from .indexing import scatter_add
 from .mask import band, band_mask, boolean, check_attention
 from .position import by_distance, sum_by_distance
 from .precision import all_half, lowered, narrow, wide
+from .rows import row_dot, row_max, row_sum
 
 Made = tuple[Array, Callable]
 BLOCK = 128  # queries, and keys, of a block
@@ -131,11 +132,11 @@ def _blockwise_attention(
         factors, top = kept(rows), None
         for keys in blocks.of(rows):
             z = scores(rows, keys)
-            highest = z.max(axis=-1, keepdims=True)
+            highest = row_max(z)
             new_top = highest if top is None else xp.maximum(top, highest)
             shift = xp.where(new_top == -math.inf, 0.0, new_top)  # nothing was allowed yet: e^(−∞ − 0) = 0
             e = xp.exp(z - shift)
-            more, part = e.sum(axis=-1, keepdims=True), xp.matmul(dropped(e, factors, keys), v[..., keys, :])
+            more, part = row_sum(e), xp.matmul(dropped(e, factors, keys), v[..., keys, :])
             if top is None:
                 total, mixed = more, part
             else:
@@ -149,7 +150,7 @@ def _blockwise_attention(
 
     def vjp(g: Array) -> tuple[Array, Array, Array, None, Array | None, Array | None]:
         g = wide(g)
-        delta = (g * y).sum(axis=-1, keepdims=True)  # Σⱼ pⱼ·(g·vⱼ)
+        delta = row_dot(g, y)  # Σⱼ pⱼ·(g·vⱼ)
         g_q, g_k, g_v = [], {}, {}  # type: ignore[var-annotated]
         g_bias = g_distance = None
         for rows, level in zip(blocks.rows(), levels, strict=True):

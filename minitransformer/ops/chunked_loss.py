@@ -8,6 +8,7 @@ from typing import Any
 from ..backend import Array, namespace
 from ..tensor import as_array, primitive
 from .precision import all_half, is_autocast, lowered, narrow, wide
+from .rows import row_max, row_sum
 from .softmax import check_loss, real_targets
 
 Made = tuple[Array, Callable]
@@ -28,12 +29,12 @@ def _linear_cross_entropy(
 
     def shifted_logits(rows: slice) -> Array:
         z = wide(xp.matmul(x[rows], weight.swapaxes(0, 1)))
-        return z - z.max(axis=-1, keepdims=True)
+        return z - row_max(z)
 
     losses = []
     for rows in pieces:
         z = shifted_logits(rows)
-        log_p = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
+        log_p = z - xp.log(row_sum(xp.exp(z)))
         losses.append(-(log_p * wanted(rows, z.dtype)).sum(axis=-1))
 
     def vjp(g: Array) -> tuple[Array, Array, None, None]:
@@ -41,8 +42,8 @@ def _linear_cross_entropy(
         for rows in pieces:
             e = xp.exp(shifted_logits(rows))
             q = wanted(rows, e.dtype)
-            p = e / e.sum(axis=-1, keepdims=True)
-            g_z = narrow((p * q.sum(axis=-1, keepdims=True) - q) * g[rows].reshape((-1, 1)), half)
+            p = e / row_sum(e)
+            g_z = narrow((p * row_sum(q) - q) * g[rows].reshape((-1, 1)), half)
             g_x.append(xp.matmul(g_z, weight))
             part = xp.matmul(g_z.swapaxes(0, 1), x[rows])
             g_weight = part if g_weight is None else g_weight + part

@@ -9,6 +9,7 @@ from ..backend import Array
 from ..tensor import primitive
 from .elementwise import sum_to
 from .precision import lowered
+from .rows import sum_of_rows
 
 Made = tuple[Array, Callable]
 
@@ -46,13 +47,13 @@ def _linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> Made:
     rows = x.reshape(-1, x.shape[-1])  # one large product instead of many small ones
     y = xp.matmul(rows, weight.swapaxes(0, 1))
     if bias is not None:
-        y = y + bias
+        y += bias
 
     def vjp(g: Array) -> tuple[Array, Array, Array | None]:
         g_rows = g.reshape(-1, g.shape[-1])
         g_x = xp.matmul(g_rows, weight).reshape(x.shape)
         g_weight = xp.matmul(g_rows.swapaxes(0, 1), rows)
-        return g_x, g_weight, None if bias is None else sum_to(g_rows, bias.shape)
+        return g_x, g_weight, None if bias is None else sum_of_rows(g_rows)
 
     return y.reshape((*x.shape[:-1], weight.shape[0])), vjp
 

@@ -10,6 +10,7 @@ from ..tensor import as_array, primitive
 from .elementwise import where
 from .mask import boolean, causal_mask, check_attention
 from .precision import all_half, autocast, narrow, wide
+from .rows import row_sum
 from .shape import concatenate
 
 CHUNK = 64  # queries whose scores among themselves are made at once
@@ -108,4 +109,4 @@ def linear_attention_weights(q: Any, k: Any, key_mask: Any = None, causal: bool 
     scores = q @ k.swapaxes(-1, -2)
     if causal:
         scores = where(causal_mask(q.shape[-2], k.shape[-2], namespace((as_array(q),))), scores, 0.0)
-    return _shares(scores, scores.sum(axis=-1, keepdims=True))
+    return _shares(scores, row_sum(scores))

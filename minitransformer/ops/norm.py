@@ -7,8 +7,8 @@ from typing import Any
 
 from ..backend import Array
 from ..tensor import primitive
-from .elementwise import sum_to
 from .precision import all_half, narrow, wide
+from .rows import row_dot, row_mean, sum_of_products, sum_of_rows
 
 Made = tuple[Array, Callable]
 
@@ -25,17 +25,17 @@ def layer_norm(xp: Any, x: Array, weight: Array, bias: Array, *, eps: float = 1e
     Ba, Kiros & Hinton 2016, arXiv:1607.06450.
     """
     half, x = all_half(x, weight, bias), wide(x)  # 300² has no place in half precision
-    centred = x - x.mean(axis=-1, keepdims=True)
-    inv_std = 1 / xp.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
+    centred = x - row_mean(x)
+    inv_std = 1 / xp.sqrt(row_dot(centred, centred) / x.shape[-1] + eps)
     x_hat = centred * inv_std
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
         g = wide(g)
         g_hat = g * weight
-        through_mean = g_hat.mean(axis=-1, keepdims=True)
-        through_std = x_hat * (g_hat * x_hat).mean(axis=-1, keepdims=True)
+        through_mean = row_mean(g_hat)
+        through_std = x_hat * (row_dot(g_hat, x_hat) / x_hat.shape[-1])
         g_x = inv_std * (g_hat - through_mean - through_std)
-        return g_x, sum_to(g * x_hat, weight.shape), sum_to(g, bias.shape)
+        return g_x, sum_of_products(g, x_hat), sum_of_rows(g)
 
     return narrow(weight * x_hat + bias, half), vjp
 
@@ -51,13 +51,13 @@ def rms_norm(xp: Any, x: Array, weight: Array, *, eps: float = 1e-6) -> Made:
     Zhang & Sennrich 2019, arXiv:1910.07467.
     """
     half, x = all_half(x, weight), wide(x)
-    inv_rms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+    inv_rms = 1 / xp.sqrt(row_dot(x, x) / x.shape[-1] + eps)
     x_hat = x * inv_rms
 
     def vjp(g: Array) -> tuple[Array, Array]:
         g = wide(g)
         g_hat = g * weight
-        g_x = inv_rms * (g_hat - x_hat * (g_hat * x_hat).mean(axis=-1, keepdims=True))
-        return g_x, sum_to(g * x_hat, weight.shape)
+        g_x = inv_rms * (g_hat - x_hat * (row_dot(g_hat, x_hat) / x_hat.shape[-1]))
+        return g_x, sum_of_products(g, x_hat)
 
     return narrow(weight * x_hat, half), vjp

@@ -10,6 +10,7 @@ from ..backend import Array, backend_of, namespace
 from ..tensor import as_array, primitive
 from .mask import boolean
 from .precision import all_half, narrow, raised, wide
+from .rows import row_dot, row_max, row_sum
 
 Made = tuple[Array, Callable]
 
@@ -19,10 +20,10 @@ def _softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
     half, x = all_half(x), wide(x)  # the sum of a row has no place in half precision
     if mask is not None:
         x = xp.where(mask, x, -math.inf)
-    top = x.max(axis=axis, keepdims=True)
+    top = row_max(x, axis)
     top = xp.where(top == -math.inf, 0.0, top)  # a row that may look nowhere: e^(−∞ − 0) = 0
     e = xp.exp(x - top)
-    total = e.sum(axis=axis, keepdims=True)
+    total = row_sum(e, axis)
     y = narrow(e / xp.where(total == 0, 1.0, total), half)
 
     def vjp(g: Array) -> tuple[Array, None]:
@@ -34,7 +35,7 @@ def _softmax(xp: Any, x: Array, mask: Array | None, *, axis: int) -> Made:
 def through_softmax(y: Any, g: Any, axis: int = -1) -> Any:
     """Return the gradient of what the shares y were made from: y·(g − Σ g·y).    (..., N), (..., N) → (..., N)"""
     half, y, g = all_half(y), wide(y), wide(g)
-    return narrow(y * (g - (g * y).sum(axis=axis, keepdims=True)), half)
+    return narrow(y * (g - row_dot(g, y, axis)), half)
 
 
 def softmax(x: Any, axis: int = -1, mask: Any = None) -> Any:
@@ -57,24 +58,24 @@ def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Made:
     x: (..., N) → (..., N)
     """
     half, x = all_half(x), wide(x)
-    z = x - x.max(axis=axis, keepdims=True)
-    y = z - xp.log(xp.exp(z).sum(axis=axis, keepdims=True))
+    z = x - row_max(x, axis)
+    y = z - xp.log(row_sum(xp.exp(z), axis))
 
     def vjp(g: Array) -> tuple[Array]:
         g = wide(g)
-        return (g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+        return (g - xp.exp(y) * row_sum(g, axis),)
 
     return narrow(y, half), vjp
 
 
 @primitive
 def _cross_entropy(xp: Any, logits: Array, wanted: Array) -> Made:
-    z = logits - logits.max(axis=-1, keepdims=True)
-    log_p = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
+    z = logits - row_max(logits)
+    log_p = z - xp.log(row_sum(xp.exp(z)))
 
     def vjp(g: Array) -> tuple[Array, Array]:
         g_row = g.reshape((*g.shape, 1))
-        return g_row * (xp.exp(log_p) * wanted.sum(axis=-1, keepdims=True) - wanted), -g_row * log_p
+        return g_row * (xp.exp(log_p) * row_sum(wanted) - wanted), -g_row * log_p
 
     return -(wanted * log_p).sum(axis=-1), vjp
 
