@@ -9,6 +9,7 @@ from typing import Any
 from ..backend import Array
 from ..tensor import primitive
 from .erf import erf
+from .precision import all_half, narrow, wide
 
 Made = tuple[Array, Callable]
 SQRT_2 = math.sqrt(2)
@@ -83,15 +84,16 @@ def _gelu_exact(xp: Any, x: Array) -> Made:
 
 @primitive
 def _gelu_tanh(xp: Any, x: Array) -> Made:
+    half, x = all_half(x), wide(x)  # 300² has no place in half precision
     square = x * x
     below = (xp.tanh(x * (SQRT_2_OVER_PI + SQRT_2_OVER_PI * CUBIC * square)) + 1) * 0.5  # close to Φ(x)
     y = x * below
 
     def vjp(g: Array) -> tuple[Array]:
         twice_inner = 2 * SQRT_2_OVER_PI + 6 * SQRT_2_OVER_PI * CUBIC * square  # 2·the slope of what tanh is taken of
-        return (g * (below + y * (1 - below) * twice_inner),)
+        return (narrow(g * (below + y * (1 - below) * twice_inner), half),)
 
-    return y, vjp
+    return narrow(y, half), vjp
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:

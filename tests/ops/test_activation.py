@@ -44,3 +44,22 @@ def test_relu_has_no_slope_at_zero():
     x = mt.tensor([-1.0, 0.0, 1.0], requires_grad=True)
     ops.relu(x).sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), [0, 0, 1])
+
+
+STRAIGHT = [300, 0, 60_000, 0], [1, 0, 1, 0]  # of 300, -300, 60,000 and -60,000: values, slopes
+FAR = dict.fromkeys(["relu", "silu", "gelu", "gelu_tanh"], STRAIGHT)
+FAR |= {"sigmoid": ([1, 0, 1, 0], [0, 0, 0, 0]), "tanh": ([1, -1, 1, -1], [0, 0, 0, 0])}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_half_precision_far_from_0(name, kernels):
+    f = (lambda x: ops.gelu(x, approximate="tanh")) if name == "gelu_tanh" else getattr(ops, name)
+    x = mt.tensor(np.array([300, -300, 60_000, -60_000], dtype=np.float16), requires_grad=True)
+    with mt.use_kernels(kernels), np.errstate(all="ignore"):
+        y = f(x)
+        y.sum().backward()
+    values, slopes = FAR[name]
+    np.testing.assert_array_equal(y.numpy(), values)
+    np.testing.assert_array_equal(x.grad.numpy(), slopes)
+    assert y.dtype == x.grad.dtype == np.float16
