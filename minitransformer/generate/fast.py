@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from ..kernels import decoding
 from ..kernels.blas import blas_threads, limit_blas_threads, reading
 from ..kernels.memory import keep_freed_memory
 from ..kernels.one_row import Embedded, OneRow
+from ..kernels.two_cores import LATER, TwoCores, taken_over
 from ..models import GPT2, Transformer
 from ..ops.precision import lowered
 from ..tensor import as_array, is_grad_enabled, kernels_enabled
@@ -229,7 +232,8 @@ class Fast:
         self.looks = [(layer.self_attention.positions, layer.self_attention.window) for layer in layers]
         self.mask = memory_mask
         self.padding = padding if padding is not None and padding.any() else None
-        self.one: OneRow | None = None
+        self.one: OneRow | TwoCores | None = None
+        self.seconds: list[float] = []  # that the first tokens took
         self._hide()
 
     def _hide(self) -> None:
@@ -264,12 +268,24 @@ class Fast:
         place = self.caches[0].past.length
         with _calm(len(ids), self.in_cache):
             if len(ids) == 1 and self.hidden is None and self.hidden_memory is None:
-                if self.one is None:
-                    self.one = OneRow(self.stack, self.caches, self.output, self.embedded)
-                return self.one.step(ids[0], place)
+                return self._alone(ids[0], place)
             x = self.embedded(ids, place if self.padding is None else place - self.padding)
             now = decoding.Now(place, self.hidden, self.hidden_memory)
             return self.output(self.stack.step(x, self.caches, now))
+
+    def _alone(self, token: int, place: int) -> np.ndarray:
+        """Take a token of a text that is written alone; a longer one goes on with two cores."""
+        if self.one is None:
+            self.one, self.seconds = OneRow(self.stack, self.caches, self.output, self.embedded), []
+        if len(self.seconds) == LATER:
+            return self.one.step(token, place)
+        began = time.perf_counter()
+        scores = self.one.step(token, place)
+        self.seconds.append(time.perf_counter() - began)
+        if len(self.seconds) == LATER and self.in_cache and isinstance(self.one, OneRow):
+            usual = statistics.median(self.seconds)
+            self.one = taken_over(self.one, self.stack, self.output, self.caches, self.longest, usual)
+        return scores
 
 
 def _minus_infinity(hidden: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def norm(f: decoding.Norm, x: Array, y: Array) -> Calls:
 
 def _self_attention(f: SelfAttention, x: Array, y: Array, cache: Any) -> Calls:
     heads, kv_heads, turns, distance = f.heads, f.kv_heads, f.turns, f.distance
-    taken, mixed = _row(len(f.taken.weight)), _row(len(x))
+    taken, mixed = _row(len(f.taken.weight)), _row(f.out.weight.shape[1])
     each = taken.reshape(1, f.width, 1, -1)
     turned, k_new, v_new = each[:, :-kv_heads], each[:, heads:-kv_heads], each[:, -kv_heads:]
     q = each[:, :heads].reshape(1, kv_heads, heads // kv_heads, -1)
@@ -65,7 +65,7 @@ def _self_attention(f: SelfAttention, x: Array, y: Array, cache: Any) -> Calls:
 
 
 def _cross_attention(f: CrossAttention, x: Array, y: Array, cache: Any) -> Calls:
-    taken, mixed = _row(len(f.taken.weight)), _row(len(x))
+    taken, mixed = _row(len(f.taken.weight)), _row(f.out.weight.shape[1])
     q = taken.reshape(1, f.kv_heads, f.heads // f.kv_heads, -1)
     k, v = cache.memory.arrays()
     mix = partial(decoding.attend, q, k, v, None, mixed.reshape(q.shape))
@@ -121,6 +121,26 @@ class Embedded(NamedTuple):
             np.subtract(x, x.dot(self.mean_of), x)
 
 
+def stack_calls(
+    stack: decoding.Stack, caches: Sequence[Any], x: Array, read: Array, joined: Callable[[int], tuple[Array, Calls]]
+) -> Calls:
+    """Return the calls of all layers, without the last norm.    x, read: (D,)
+
+    joined(k): where the k-th sublayer writes, (D,), and the calls that add that to x.
+    """
+    calls: Calls = []
+    sublayers = [
+        (f, sublayer, cache) for layer, cache in zip(stack.layers, caches, strict=True) for f, sublayer in layer
+    ]
+    for k, (f, sublayer, cache) in enumerate(sublayers):
+        make, (written, add) = SUBLAYERS[type(sublayer)], joined(k)
+        if stack.pre:
+            calls += [*norm(f, x, read), *make(sublayer, read, written, cache), *add]
+        else:
+            calls += [*make(sublayer, x, written, cache), *add, *norm(f, x, read), partial(np.copyto, x, read)]
+    return calls
+
+
 class OneRow:
     """A stack of layers for a text that is written alone, with nothing hidden in it."""
 
@@ -128,14 +148,7 @@ class OneRow:
         width = output.weight.shape[1]
         self.x, read, written = _row(width), _row(width), _row(width)
         self.scores, self.embedded, x = _row(len(output.weight)), embedded, self.x
-        calls: Calls = []
-        for sublayers, cache in zip(stack.layers, caches, strict=True):
-            for f, sublayer in sublayers:
-                make, add = SUBLAYERS[type(sublayer)], partial(np.add, x, written, x)
-                if stack.pre:
-                    calls += [*norm(f, x, read), *make(sublayer, read, written, cache), add]
-                else:
-                    calls += [*make(sublayer, x, written, cache), add, *norm(f, x, read), partial(np.copyto, x, read)]
+        calls = stack_calls(stack, caches, x, read, lambda k: (written, [partial(np.add, x, written, x)]))
         if stack.norm is not None:
             calls += norm(stack.norm, x, read)
         self.calls = calls + linear(output, x if stack.norm is None else read, self.scores)

@@ -78,6 +78,26 @@ class KVCache:
         self._first, self._end = 0, here
         self._k, self._v = fresh
 
+    def live_in(self, room: tuple[Array, Array] | None) -> None:
+        """Go on in other arrays, (B, H, room, K) each, with a copy of what is here; None: in new ones."""
+        k, v = self.arrays()
+        if room is None:
+            self._move(k, v, self._room(k.shape[2]))
+            return
+        here = k.shape[2]
+        room[0][:, :, :here], room[1][:, :, :here] = k, v
+        self._first, self._end = 0, here
+        self._k, self._v = room
+
+    def lives_in(self, keys: Array) -> bool:
+        """Tell whether this is the array of its keys."""
+        return self._k is keys
+
+    def grown(self, count: int) -> None:
+        """Take note of keys and values that somebody has written into the arrays behind those that are here."""
+        self.length += count
+        self._end += count
+
     def arrays(self) -> tuple[Array, Array]:
         """Return the keys and values that are here, as arrays.    → (B, H, S, K) each"""
         return self._k[:, :, self._first : self._end], self._v[:, :, self._first : self._end]
