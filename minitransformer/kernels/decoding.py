@@ -106,7 +106,7 @@ def attend(q: Array, k: Array, v: Array, added: Array | None, out: Array | None 
     p = np.matmul(q, k.swapaxes(-1, -2))
     if added is not None:
         p += added
-    e, along = np.exp(p), _ones(p.shape[-1])
+    e, along = np.exp(p), ones(p.shape[-1])
     total = e.dot(along)
     sums = total.ravel().tolist()
     if not (min(sums) > LEAST and max(sums) < MOST):
@@ -120,7 +120,7 @@ def attend(q: Array, k: Array, v: Array, added: Array | None, out: Array | None 
     return y
 
 
-def _ones(n: int, kept: list[Array] = []) -> Array:  # noqa: B006  (a cache)
+def ones(n: int, kept: list[Array] = []) -> Array:  # noqa: B006  (a cache)
     """Return a vector of n ones: the beginning of one that is kept."""
     if not kept or len(kept[0]) < n:
         kept[:] = [np.ones(2 * n, dtype=np.float32)]

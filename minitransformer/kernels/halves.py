@@ -48,7 +48,7 @@ def _rows(f: decoding.Linear, rows: Any) -> decoding.Linear:
 def _columns(f: decoding.Linear, columns: slice, who: int) -> decoding.Linear:
     """Take what some inputs add to a result; the bias is added once."""
     bias = f.bias if who == 0 or f.bias is None else np.zeros_like(f.bias)
-    return decoding.Linear(np.ascontiguousarray(f.weight[:, columns]), bias, False)
+    return decoding.Linear(f.weight[:, columns], bias, False)
 
 
 def _part(n: int, who: int) -> slice:
@@ -69,7 +69,7 @@ def _sublayer(f: Any, who: int) -> Any:
 
 
 def cut(stack: decoding.Stack, output: decoding.Linear, who: int) -> tuple[decoding.Stack, decoding.Linear]:
-    """Return a process's half of all layers, and of the last product."""
+    """Return a process's half of all layers, and of the last product: views, as far as there are any."""
     layers = [[(f, _sublayer(sublayer, who)) for f, sublayer in layer] for layer in stack.layers]
     return decoding.Stack(layers, stack.pre, stack.norm), _rows(output, _part(len(output.weight), who))
 

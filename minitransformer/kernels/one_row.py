@@ -17,7 +17,7 @@ import numpy as np
 from ..backend import Array
 from ..ops.indexing import unknown_id
 from . import decoding
-from .decoding import CrossAttention, FeedForward, Linear, SelfAttention, ToLengthOne
+from .decoding import LEAST, MOST, CrossAttention, FeedForward, Linear, SelfAttention, ToLengthOne
 
 Calls = list[Callable[[], Any]]
 
@@ -53,13 +53,23 @@ def _self_attention(f: SelfAttention, x: Array, y: Array, cache: Any) -> Calls:
     turned, k_new, v_new = each[:, :-kv_heads], each[:, heads:-kv_heads], each[:, -kv_heads:]
     q = each[:, :heads].reshape(1, kv_heads, heads // kv_heads, -1)
     out, past, longest = mixed.reshape(q.shape), cache.past, 0 if distance is None else distance.shape[-1]
-    attend = decoding.attend
+    matmul, exp, divide, ones = np.matmul, np.exp, np.divide, decoding.ones
 
     def mix() -> None:
         if turns is not None:
             turns.turn(turned, past.length)
         k, v = past.put(k_new, v_new)
-        attend(q, k, v, None if distance is None else distance[..., longest - k.shape[2] :], out)
+        length, added = k.shape[2], None
+        p = matmul(q, k.swapaxes(-1, -2))
+        if distance is not None:
+            added = distance[..., longest - length :]
+            p += added
+        total = exp(p, p).dot(ones(length))
+        sums = total.ravel().tolist()
+        if min(sums) > LEAST and max(sums) < MOST:
+            divide(matmul(p, v, out), total[..., None], out)
+        else:
+            decoding.attend(q, k, v, added, out)
 
     return [*linear(f.taken, x, taken), mix, *linear(f.out, mixed, y)]
 

@@ -35,7 +35,7 @@ from .halves import ASLEEP, DONE, NUMBERS, PLACE, TOKEN, Desk, Half, Missing, ca
 from .one_row import OneRow
 from .registry import LINE
 
-LATER = 16  # tokens: a text that is longer is worth the copies
+LATER = 8  # tokens: a text that is longer is worth the copies
 AWAKE = 0.002  # seconds that the helper waits for a token before it goes to sleep
 TRIED = 48  # tokens, after which two cores have to have been faster than one
 MISFORTUNES = 3  # texts that were left, after which no more are begun
