@@ -19,17 +19,18 @@ MOST_ONES = 256  # vectors of ones
 WIDE = 256  # elements: rows from here on are worth a loop of their own
 
 
-def _block_bytes() -> int:
-    """Return an eighth of a core's second cache, within bounds; the lower one where the system does not tell."""
+def _second_cache() -> int:
+    """Return the bytes of a core's second cache; a megabyte where the system does not tell."""
     try:
         text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
-        second = int(text.removesuffix("K")) * 1024
+        return int(text.removesuffix("K")) * 1024
     except (OSError, ValueError):
-        second = 0
-    return min(max(second // 8, 128 * 1024), 256 * 1024)
+        return 1 << 20
 
 
-BLOCK_BYTES = _block_bytes()  # of each array in a blocked loop: a few of them fit into the second cache together
+SECOND_CACHE = _second_cache()
+# of each array in a blocked loop: a few of them fit into the second cache together
+BLOCK_BYTES = min(max(SECOND_CACHE // 8, 128 * 1024), 256 * 1024)
 
 
 def kernel(op: Any, backend: str = "numpy") -> Callable[[Callable], Callable]:

@@ -34,12 +34,13 @@ from . import decoding
 from .blas import limit_blas_threads
 from .halves import ASLEEP, DONE, NUMBERS, PLACE, TOKEN, Desk, Half, Missing, can_be_cut, cut, mapped, wait_for
 from .one_row import OneRow
-from .registry import LINE
+from .registry import LINE, SECOND_CACHE
 
 LATER = 8  # tokens: a text that is longer is worth the copies
 AWAKE = 0.002  # seconds that the helper waits for a token before it goes to sleep
 TRIED = 48  # tokens, after which two cores have to have been faster than one
 MISFORTUNES = 3  # texts that were left, after which no more are begun
+LEAST = SECOND_CACHE  # bytes of weights: fewer lie in one core's second cache, and are read there as fast as by two
 
 
 def possible() -> bool:
@@ -140,7 +141,10 @@ class Pair:
         numbers[PLACE] = place
         numbers[TOKEN] = token
         if numbers[NUMBERS + ASLEEP]:
-            os.write(self.bell, b".")
+            try:
+                os.write(self.bell, b".")
+            except BrokenPipeError:
+                raise Missing from None
         self.own.run(token, place)
         if numbers[NUMBERS + DONE] != token:
             wait_for(numbers, NUMBERS + DONE, token)
@@ -232,6 +236,10 @@ def taken_over(
     pasts = [cache.past for cache in caches]
     fits = all(past.window is None and 0 < past.length < longest for past in pasts)
     if not (fits and possible() and can_be_cut(stack, output)) or _Here.misfortunes >= MISFORTUNES:
+        return alone
+    sizes: list[int] = []
+    mapped((stack, output), lambda a: sizes.append(a.nbytes))
+    if sum(sizes) <= LEAST:
         return alone
     if _Here.pair is not None and _Here.pair.parent != os.getpid():
         _Here.pair = None  # this process is a fork of the one that has it

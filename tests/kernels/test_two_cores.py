@@ -34,6 +34,7 @@ def here(monkeypatch):
     monkeypatch.setattr(two_cores._Here, "pair", None)
     monkeypatch.setattr(two_cores._Here, "misfortunes", 0)
     monkeypatch.setattr(two_cores, "TRIED", 1 << 30)
+    monkeypatch.setattr(two_cores, "LEAST", 0)
     monkeypatch.setattr(halves, "PATIENCE", 10.0)
     yield
     if two_cores._Here.pair is not None:
@@ -107,6 +108,15 @@ def test_what_has_no_halves_is_written_alone(options):
     assert text(model) == alone(model) and two_cores._Here.pair is None
 
 
+def test_what_lies_in_one_second_cache_is_written_alone(monkeypatch):
+    model = language()
+    nbytes = sum(p.data.nbytes for p in model.parameters())
+    monkeypatch.setattr(two_cores, "LEAST", 2 * nbytes)
+    assert text(model) == alone(model) and two_cores._Here.pair is None
+    monkeypatch.setattr(two_cores, "LEAST", nbytes // 2)
+    assert text(model) == alone(model) and two_cores._Here.pair is not None
+
+
 def test_weights_are_those_of_the_moment():
     model, other = language(), language(seed=4)
     text(model)
@@ -147,12 +157,24 @@ def test_the_book_reads_on_and_so_does_the_text_behind_it():
         agree(reader)
 
 
+def asleep():
+    """Wait until the helper sleeps."""
+    numbers, until = two_cores._Here.pair.desk.numbers, time.monotonic() + 10
+    while not numbers[halves.NUMBERS + halves.ASLEEP] and time.monotonic() < until:
+        time.sleep(0.001)
+    assert numbers[halves.NUMBERS + halves.ASLEEP]
+
+
+@pytest.mark.parametrize("sleeps", [False, True])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_without_its_helper_a_text_goes_on(how, monkeypatch):
+def test_without_its_helper_a_text_goes_on(how, sleeps, monkeypatch):
     monkeypatch.setattr(halves, "PATIENCE", 0.2)
     with mt.no_grad():
         reader = begun(language())
+        if sleeps:
+            asleep()
         os.kill(two_cores._Here.pair.child, how)
+        time.sleep(0.01)
         agree(reader)
         assert two_cores._Here.misfortunes == 1 and reader.fast.one.pair is None and two_cores._Here.pair is None
         agree(begun(language()))  # with another one
@@ -193,11 +215,7 @@ def test_slower_than_one_core_is_given_up(monkeypatch):
 def test_a_helper_sleeps_while_nothing_is_to_be_done_and_wakes_up():
     with mt.no_grad():
         reader = begun(language())
-        numbers = two_cores._Here.pair.desk.numbers
-        until = time.monotonic() + 10
-        while not numbers[halves.NUMBERS + halves.ASLEEP] and time.monotonic() < until:
-            time.sleep(0.001)
-        assert numbers[halves.NUMBERS + halves.ASLEEP]
+        asleep()
         agree(reader)
 
 
@@ -235,6 +253,7 @@ import minitransformer as mt
 from minitransformer import generate
 from minitransformer.kernels import two_cores
 from minitransformer.models import GPT2, GPT2Config
+two_cores.LEAST = 0
 model = GPT2(GPT2Config(vocab_size=30, max_length=64, d_model=24, heads=4, layers=2, d_ff=36)).eval()
 generate.continue_text(model, [1, 2], 30)
 print(two_cores._Here.pair.child, flush=True)
