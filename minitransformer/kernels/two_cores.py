@@ -18,7 +18,6 @@ import os
 import platform
 import select
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -38,7 +37,9 @@ from .registry import LINE, SECOND_CACHE
 
 LATER = 8  # tokens: a text that is longer is worth the copies
 AWAKE = 0.002  # seconds that the helper waits for a token before it goes to sleep
-TRIED = 48  # tokens, after which two cores have to have been faster than one
+TRIED = 16  # tokens that are timed together; but for a helper's first
+STALLED, SLOW = 2.0, 3  # they took so often as long as by one core; or longer at all, so many times in a row
+FORGIVEN = 0.1  # of a misfortune, where two cores were faster
 MISFORTUNES = 3  # texts that were left, after which no more are begun
 LEAST = SECOND_CACHE  # bytes of weights: fewer lie in one core's second cache, and are read there as fast as by two
 
@@ -170,7 +171,7 @@ class _Here:
     """What this process has: a helper, perhaps, and how many texts it has failed."""
 
     pair: Pair | None = None
-    misfortunes = 0
+    misfortunes = 0.0
 
 
 class TwoCores:
@@ -179,7 +180,7 @@ class TwoCores:
     def __init__(self, pair: Pair, pasts: Sequence[Any], alone: OneRow, usual: float):
         self.pair: Pair | None = pair
         self.pasts, self.alone, self.usual = pasts, alone, usual
-        self.seconds: list[float] = []
+        self.seconds, self.tokens, self.slow = 0.0, 0, 0
 
     def step(self, token: int, place: int) -> Array:
         """Take one token through all layers and the last product, and give its scores, new ones.    → (1, V)"""
@@ -201,12 +202,20 @@ class TwoCores:
             raise
         for past in self.pasts:
             past.grown(1)
-        if len(self.seconds) < TRIED:
-            self.seconds.append(time.perf_counter() - began)
-            if len(self.seconds) == TRIED and statistics.median(self.seconds[TRIED // 2 :]) > self.usual:
-                _Here.misfortunes += 1
-                self._leave()
+        self.seconds, self.tokens = self.seconds + time.perf_counter() - began, self.tokens + 1
+        if self.tokens >= TRIED:
+            self._judge(self.seconds / self.tokens, pair.count > TRIED)
         return scores
+
+    def _judge(self, seconds: float, warm: bool) -> None:
+        """Leave if two cores take too long for a token."""
+        self.slow = self.slow + 1 if warm and seconds > self.usual else 0
+        self.seconds, self.tokens = 0.0, 0
+        if self.slow >= SLOW or (self.slow and seconds > STALLED * self.usual):
+            _Here.misfortunes += 1
+            self._leave()
+        elif not self.slow:
+            _Here.misfortunes = max(0.0, _Here.misfortunes - FORGIVEN)
 
     def _at(self, place: int) -> bool:
         """Tell whether the caches are where they were put, and end where this token begins."""

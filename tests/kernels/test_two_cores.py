@@ -207,7 +207,7 @@ def test_slower_than_one_core_is_given_up(monkeypatch):
     with mt.no_grad():
         reader = begun(language(), LATER + 2)
         reader.fast.one.usual = 0.0
-        agree(reader)
+        agree(reader, 20)
         assert reader.fast.one.pair is None and two_cores._Here.misfortunes == 1
         assert two_cores._Here.pair is not None  # for a text that it may do better
 
