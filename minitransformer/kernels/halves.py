@@ -17,11 +17,12 @@ import numpy as np
 
 from ..backend import Array
 from . import decoding
-from .one_row import Calls, linear, norm, stack_calls
+from .one_row import Calls, token_calls
 
 LOOKS = 2_000  # at the other's number, before the core is offered to others between two of them
 PATIENCE = 0.02  # seconds, then the other one is missing
 TOKEN, PLACE, DONE, ASLEEP = range(4)  # what the numbers of a process say; behind these, which token's part k is there
+PARTS = 4  # the first of these
 NUMBERS = 512  # of each process
 
 
@@ -32,7 +33,7 @@ class Missing(Exception):
 def can_be_cut(stack: decoding.Stack, output: decoding.Linear) -> bool:
     """Tell whether there are two halves of everything."""
     sublayers = [sublayer for layer in stack.layers for _, sublayer in layer]
-    return not len(output.weight) % 2 and all(map(_halves, sublayers))
+    return not len(output.weight) % 2 and all(map(_halves, sublayers)) and len(sublayers) <= NUMBERS - PARTS
 
 
 def _halves(f: Any) -> bool:
@@ -83,6 +84,13 @@ def mapped(value: Any, f: Callable[[Array], Any]) -> Any:
     return type(value)([mapped(v, f) for v in value]) if type(value) in (tuple, list) else value
 
 
+def arrays_in(value: Any) -> list[Array]:
+    """Return all arrays in it, in the order of `mapped`."""
+    found: list[Array] = []
+    mapped(value, found.append)
+    return found
+
+
 # -- a token ---------------------------------------------------------------------------------------------------------
 class Past:
     """A process's heads of a cache, at the place of the present token."""
@@ -126,18 +134,15 @@ class Half:
 
     def __init__(self, desk: Desk, who: int, stack: decoding.Stack, output: decoding.Linear):
         self.desk, self.who, self.now = desk, who, [0]
-        self.x, read = np.empty_like(desk.embedded), np.empty_like(desk.embedded)
+        self.x = np.empty_like(desk.embedded)
         self.caches = [Past(*[a[:, _part(a.shape[1], who)] for a in room]) for room in desk.rooms]
-        calls = stack_calls(stack, self.caches, self.x, read, self._joined)
-        if stack.norm is not None:
-            calls += norm(stack.norm, self.x, read)
         scores = desk.scores[_part(len(desk.scores), who)]
-        self.calls = calls + linear(output, self.x if stack.norm is None else read, scores)
+        self.calls = token_calls(stack, output, self.caches, self.x, scores, self._joined)
 
     def _joined(self, k: int) -> tuple[Array, Calls]:
         """Return where the k-th sublayer writes its part, and the calls that add both parts to x."""
         both, numbers, now, y, add = self.desk.parts[k], self.desk.numbers, self.now, np.empty_like(self.x), np.add
-        mine, other = (NUMBERS * who + 4 + k for who in (self.who, 1 - self.who))
+        mine, other = (NUMBERS * who + PARTS + k for who in (self.who, 1 - self.who))
         one, two = both
 
         def meet() -> None:

@@ -131,14 +131,16 @@ class Embedded(NamedTuple):
             np.subtract(x, x.dot(self.mean_of), x)
 
 
-def stack_calls(
-    stack: decoding.Stack, caches: Sequence[Any], x: Array, read: Array, joined: Callable[[int], tuple[Array, Calls]]
-) -> Calls:
-    """Return the calls of all layers, without the last norm.    x, read: (D,)
+def token_calls(
+    stack: decoding.Stack, output: Linear, caches: Sequence[Any], x: Array, scores: Array,
+    joined: Callable[[int], tuple[Array, Calls]],
+) -> Calls:  # fmt: skip
+    """Return the calls of all layers and of the last product.    x: (D,), scores: (V,)
 
     joined(k): where the k-th sublayer writes, (D,), and the calls that add that to x.
     """
     calls: Calls = []
+    read = _row(len(x))
     sublayers = [
         (f, sublayer, cache) for layer, cache in zip(stack.layers, caches, strict=True) for f, sublayer in layer
     ]
@@ -148,7 +150,9 @@ def stack_calls(
             calls += [*norm(f, x, read), *make(sublayer, read, written, cache), *add]
         else:
             calls += [*make(sublayer, x, written, cache), *add, *norm(f, x, read), partial(np.copyto, x, read)]
-    return calls
+    if stack.norm is not None:
+        calls += norm(stack.norm, x, read)
+    return calls + linear(output, x if stack.norm is None else read, scores)
 
 
 class OneRow:
@@ -156,12 +160,10 @@ class OneRow:
 
     def __init__(self, stack: decoding.Stack, caches: Sequence[Any], output: Linear, embedded: Embedded):
         width = output.weight.shape[1]
-        self.x, read, written = _row(width), _row(width), _row(width)
+        self.x, written = _row(width), _row(width)
         self.scores, self.embedded, x = _row(len(output.weight)), embedded, self.x
-        calls = stack_calls(stack, caches, x, read, lambda k: (written, [partial(np.add, x, written, x)]))
-        if stack.norm is not None:
-            calls += norm(stack.norm, x, read)
-        self.calls = calls + linear(output, x if stack.norm is None else read, self.scores)
+        added: Calls = [partial(np.add, x, written, x)]
+        self.calls = token_calls(stack, output, caches, x, self.scores, lambda k: (written, added))
 
     def step(self, token: int, place: int) -> Array:
         """Take one token through all layers and the last product, and give its scores, new ones.    → (1, V)"""

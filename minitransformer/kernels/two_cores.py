@@ -31,7 +31,21 @@ import numpy as np
 from ..backend import Array
 from . import decoding
 from .blas import limit_blas_threads
-from .halves import ASLEEP, DONE, NUMBERS, PLACE, TOKEN, Desk, Half, Missing, can_be_cut, cut, mapped, wait_for
+from .halves import (
+    ASLEEP,
+    DONE,
+    NUMBERS,
+    PLACE,
+    TOKEN,
+    Desk,
+    Half,
+    Missing,
+    arrays_in,
+    can_be_cut,
+    cut,
+    mapped,
+    wait_for,
+)
 from .one_row import OneRow
 from .registry import LINE, SECOND_CACHE
 
@@ -79,22 +93,20 @@ class Pair:
     def __init__(self, halves: Any, shape: Any, longest: int):
         self.shape, self.longest, self.parent, self.count = shape, longest, os.getpid(), 0
         self.thread, self.living = threading.get_ident(), weakref.WeakSet[Any]()
-        arrays: list[Array] = []
-        mapped(halves, arrays.append)
         stack, output = halves[0]
         attentions = [f for layer in stack.layers for _, f in layer if isinstance(f, decoding.SelfAttention)]
         sublayers, width = sum(map(len, stack.layers)), output.weight.shape[1]
         cached = [(1, 2 * f.kv_heads, longest, len(f.taken.weight) // f.width) for f in attentions]
-        sizes = [a.shape for a in arrays] + 2 * cached + (2 * sublayers + 1) * [(width,)] + [(2 * len(output.weight),)]
+        sizes = (
+            [a.shape for a in arrays_in(halves)]
+            + 2 * cached
+            + (2 * sublayers + 1) * [(width,)]
+            + [(2 * len(output.weight),)]
+        )
         shared = _Shared(16 * NUMBERS + sum(4 * int(np.prod(size)) + LINE for size in sizes))
         numbers, shared.taken = memoryview(shared.memory)[: 16 * NUMBERS].cast("q"), 16 * NUMBERS
-        self.weights: list[Array] = []
-
-        def moved(a: Array) -> Array:
-            self.weights.append(shared.copied(a))
-            return self.weights[-1]
-
-        halves = mapped(halves, moved)
+        halves = mapped(halves, shared.copied)
+        self.weights = arrays_in(halves)
         rooms = [(shared.room(size), shared.room(size)) for size in cached]
         parts = [(shared.room((width,)), shared.room((width,))) for _ in range(sublayers)]
         self.desk = Desk(numbers, rooms, parts, shared.room((width,)), shared.room((2 * len(output.weight),)))
@@ -246,9 +258,7 @@ def taken_over(
     fits = all(past.window is None and 0 < past.length < longest for past in pasts)
     if not (fits and possible() and can_be_cut(stack, output)) or _Here.misfortunes >= MISFORTUNES:
         return alone
-    sizes: list[int] = []
-    mapped((stack, output), lambda a: sizes.append(a.nbytes))
-    if sum(sizes) <= LEAST:
+    if sum(a.nbytes for a in arrays_in((stack, output))) <= LEAST:
         return alone
     if _Here.pair is not None and _Here.pair.parent != os.getpid():
         _Here.pair = None  # this process is a fork of the one that has it
@@ -264,13 +274,11 @@ def taken_over(
 def _with(stack: decoding.Stack, output: decoding.Linear, longest: int) -> Pair:
     """Return the pair for a stack, with its weights as they are now."""
     halves, pair = [cut(stack, output, who) for who in (0, 1)], _Here.pair
-    arrays: list[Array] = []
-    mapped(halves, arrays.append)
     shape = mapped(halves, np.shape)
     if pair is not None:
         pair.free()
         if pair.shape == shape and pair.longest == longest:
-            for to, of in zip(pair.weights, arrays, strict=True):
+            for to, of in zip(pair.weights, arrays_in(halves), strict=True):
                 to[...] = of
             return pair
         pair.end()
